@@ -1,0 +1,79 @@
+"""``melter``: finds the command, runs it, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from melter.errors import BadInput, CommandRefused, Fault, MelterError
+
+COMMANDS = {
+    "machine": "can this machine hold its lens (machine check)",
+    "patch": "the light patch on the sand for a lens pose and a sun",
+    "sim-train": "train a policy in simulation",
+    "eval": "how well a policy keeps the spot on the path",
+    "enjoy": "watch a policy at work, live or as a video",
+    "safety-check": "run a model through the motors' limits: proven, violated, open",
+    "calibrate": "camera, bed or machine from pictures and recordings",
+    "track": "track the light patch in images, a video or a camera",
+    "hw": "the motor controller by hand, the gate in between",
+    "twin": "a rehearsal machine: a serial port and a camera with a simulated machine behind them",
+    "real": "the real machine: run and record",
+    "rehearse": "the whole loop once: train, check, run on the rehearsal machine",
+    "bench": "speed side by side with the peers",
+}
+
+EXIT_OK, EXIT_NO, EXIT_BAD_INPUT, EXIT_FAULT, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 the answer is no, 2 bad input, 3 fault, 130 interrupted."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_help())
+        return EXIT_OK
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        sys.stdout.write(f"melter {version('melter')}\n")
+        return EXIT_OK
+    name = arguments[0]
+    if name not in COMMANDS:
+        return _complain(f"{name}: no such command; known: {', '.join(COMMANDS)}", EXIT_BAD_INPUT)
+    try:
+        module = importlib.import_module(f"melter.cli.{name.replace('-', '_')}")
+        return int(module.run(arguments[1:]))
+    except (BadInput, CommandRefused) as error:
+        return _complain(str(error), EXIT_BAD_INPUT)
+    except Fault as error:
+        return _complain(f"fault: {error}", EXIT_FAULT)
+    except MelterError as error:
+        return _complain(str(error), EXIT_NO)
+    except KeyboardInterrupt:
+        return _complain("interrupted; what was recorded is kept", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_OK
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"melter: {' '.join(message.split())}\n")
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: melter COMMAND [options]",
+            "",
+            "Policies for a cable robot that melts sand into glass with sunlight.",
+            "",
+            *lines,
+            "",
+            "melter COMMAND --help tells each option, its unit and its default.",
+            "Exit codes: 0 done, 1 the answer is no, 2 bad input or refused, 3 fault (made safe), 130 interrupted.",
+            "",
+        ]
+    )
