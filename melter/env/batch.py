@@ -1,0 +1,324 @@
+"""The task on many simulated machines at once: one vectorised pass per control step.
+
+The Gymnasium environments, the stable-baselines3 one and the evaluation are thin faces of :class:`SandMelterBatch`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from melter.env.mjcf import substeps_for
+from melter.env.noise import Keys, keys_of, normal, uniform
+from melter.env.params import QUANTITIES
+from melter.env.physics import Ids, MachineBatch
+from melter.env.scenario import TRAIN, Scenario, draw_targets, look_ahead_ticks, work_reward
+from melter.errors import CommandRefused
+from melter.geometry.cables import (
+    balanced_tensions_n,
+    cable_lengths_m,
+    structure_matrix,
+    unwound_lengths_m,
+)
+from melter.geometry.light import LensOptics, fast_patch, semi_axes_and_angle
+from melter.geometry.pose import (
+    apply,
+    quaternion_facing,
+    rotation_from_quaternion,
+    sun_direction_world,
+    work_centre_world_m,
+)
+from melter.machine import WINCH_COUNT, Machine
+from melter.observation import (
+    COMMANDS_KEPT,
+    GRAVITY_M_S2,
+    PREFERRED_TENSION_N,
+    Measurement,
+    ObservationBuilder,
+    Plan,
+    Reference,
+)
+from melter.safety.limiter import TickLimits, limit_command
+
+Array = NDArray[np.float64]
+
+SUITE_SEED = 20_000_000
+"""Evaluation suites draw from here on; training seeds stay below."""
+ENDINGS = ("running", "time is up", "tension above the trip limit", "spot lost", "lens tipped", "diverged")
+"""Why an episode ended, by code."""
+LOST_M, TIPPED_RAD = 0.15, 0.35
+AIR_KG_M3, DRAG = 1.2, 1.2
+"""Air density at 20 °C; normal force coefficient of a flat plate (Hoerner, Fluid-Dynamic Drag, ch. 3)."""
+GUST_TIME_S = 2.0
+"""Correlation time of the wind speed."""
+
+
+@dataclass(slots=True)
+class State:
+    """What is true of each simulation after a step; arrays (n, ...)."""
+
+    spot_error_m: Array
+    spot_world_m: Array
+    target_world_m: Array
+    tensions_n: Array
+    defocus_m: Array
+    tilt_rad: Array
+    ending: NDArray[np.intp]
+    """Index into ENDINGS."""
+
+    def info(self) -> dict[str, Array]:
+        """The truth as Gymnasium's ``info``; a policy never sees it."""
+        return {
+            "spot_error_m": self.spot_error_m,
+            "spot_world_m": self.spot_world_m,
+            "target_world_m": self.target_world_m,
+            "tensions_n": self.tensions_n,
+            "defocus_m": self.defocus_m,
+            "tilt_rad": self.tilt_rad,
+        }
+
+
+class SandMelterBatch:
+    """``count`` machines at work. Same seed and actions, same bits, at any count and thread count."""
+
+    def __init__(self, machine: Machine, count: int, scenario: Scenario = TRAIN, threads: int = 1) -> None:
+        self.machine, self.count, self.scenario = machine, count, scenario
+        self.builder = ObservationBuilder(machine)
+        self.limits = TickLimits.from_machine(machine)
+        ranges = {quantity.name: quantity for quantity in QUANTITIES}
+        stiffest = max(ranges["cable_stiffness_n"].high, machine.drive.cable_stiffness_n)
+        lightest = machine.lens.moving_mass_kg * ranges["moving_mass_kg"].low
+        self.physics = MachineBatch(machine, count, substeps_for(machine, stiffest, lightest), threads)
+        self.horizon = scenario.ticks(machine)
+        self._ahead = look_ahead_ticks(machine)
+        period_s = machine.control.period_s
+        self._kept = max(COMMANDS_KEPT, int(np.ceil(ranges["action_delay_s"].high / period_s)) + 2)
+        seen = ranges["camera_delay_s"].high + ranges["camera_jitter_s"].high
+        self._frames = int(np.ceil(max(seen, machine.control.camera_delay_s) / period_s)) + 2
+        self._allocate()
+
+    def _allocate(self) -> None:
+        n, w = self.count, WINCH_COUNT
+        self.keys: Keys = np.zeros(n, dtype=np.uint64)
+        self.tick = np.zeros(n, dtype=np.int64)
+        self.values = {quantity.name: np.zeros((n, quantity.size)) for quantity in QUANTITIES}
+        self.targets = np.zeros((n, self.horizon + int(self._ahead.max()) + 1, 2))
+        self.commands_m_s = np.zeros((n, self._kept, w))
+        self.command_um = np.zeros((n, w), dtype=np.int64)
+        self.counted_m = np.zeros((n, w))
+        self._speed = np.zeros((n, w))
+        self._seen = np.zeros((n, self._frames, 5))
+        self._measured = np.zeros((n, 5))
+        self._age_s = np.zeros(n)
+        self._fresh = np.zeros(n, dtype=bool)
+        self._gust = np.zeros(n)
+        self._true_sun = np.zeros((n, 3))
+        self.reference = Reference(np.zeros((n, 3)), np.zeros((n, 3, 3)), np.zeros((n, w)))
+        self._sun_rad = np.zeros((n, 2))
+
+    # -- reset ------------------------------------------------------------------------------------------------
+
+    def reset(self, ids: Ids, seeds: ArrayLike, episodes: ArrayLike) -> None:
+        """Start new episodes in simulations ``ids`` (k,), from seeds and episode numbers (k,)."""
+        machine, physics = self.machine, self.physics
+        keys = self._keys(seeds, episodes)
+        values = self.scenario.randomisation.draw(keys, machine)
+        for name, value in values.items():
+            self.values[name][ids] = value
+        physics.configure(ids, values)
+        sun_rad = np.radians(np.concatenate([values["sun_zenith_deg"], values["sun_azimuth_deg"]], axis=1))
+        reference = self.builder.reference(sun_rad[:, 0], sun_rad[:, 1])
+        targets = draw_targets(keys, machine, self.scenario)
+        counted = self._place(ids, keys, values, reference, targets[:, 0])
+        self.keys[ids], self.tick[ids], self.targets[ids] = keys, 0, targets
+        self.counted_m[ids], self._sun_rad[ids] = counted, sun_rad
+        self.command_um[ids], self.commands_m_s[ids], self._speed[ids], self._gust[ids] = 0, 0.0, 0.0, 0.0
+        self.reference.sun_world[ids], self.reference.rotation[ids] = reference.sun_world, reference.rotation
+        self.reference.slack_share[ids] = reference.slack_share
+        error = np.radians(values["sun_error_deg"])
+        zenith = np.abs(sun_rad[:, 0] + error[:, 0])
+        self._true_sun[ids] = sun_direction_world(zenith, sun_rad[:, 1] + error[:, 1] / np.maximum(np.sin(zenith), 0.1))
+        self._first_frame(ids)
+
+    def _keys(self, seeds: ArrayLike, episodes: ArrayLike) -> Keys:
+        if self.scenario.suite is not None:
+            return keys_of(np.full(np.shape(seeds), SUITE_SEED), np.asarray(seeds) + np.asarray(episodes) * self.count)
+        return keys_of(seeds, episodes)
+
+    def _place(self, ids: Ids, keys: Keys, values: dict[str, Array], reference: Reference, start: Array) -> Array:
+        """Hang the lens near ``start`` in balance; return the counted cable lengths (k, 8).
+
+        The counters start from the drawing: the real lens is off by what was unknown at zeroing, its cables
+        tensioned by hand to within some newtons.
+        """
+        machine, offset = self.machine, 2 * uniform(keys, 20, 3) - 1
+        focus = machine.lens.focal_length_m
+        known = work_centre_world_m(start, reference.sun_world, focus, machine.sand.height_m)
+        known = known + offset * self.scenario.start_offset_m
+        drawn = cable_lengths_m(machine.pulleys_world_m, machine.attachments_lens_m, known, reference.rotation)
+        counted = drawn * reference.slack_share
+        centre = known + values["zero_position_m"]
+        quaternion = _turned(quaternion_facing(reference.sun_world), values["zero_attitude_rad"])
+        rotation = rotation_from_quaternion(quaternion)
+        pulleys = values["pulley_m"].reshape(-1, WINCH_COUNT, 3)
+        attachments = values["attachment_m"].reshape(-1, WINCH_COUNT, 3)
+        structure = structure_matrix(pulleys, attachments, centre, rotation)
+        weight = values["moving_mass_kg"] * GRAVITY_M_S2 * np.array([0.0, 0.0, -1.0])
+        moment = np.cross(apply(rotation, values["centre_of_mass_m"]), weight)
+        preferred = PREFERRED_TENSION_N + values["zero_tension_n"]
+        tension = balanced_tensions_n(structure, np.concatenate([weight, moment], axis=1), preferred)
+        tension = np.maximum(tension, 1.0)
+        lengths = cable_lengths_m(pulleys, attachments, centre, rotation)
+        unwound = unwound_lengths_m(lengths, tension, values["cable_stiffness_n"])
+        self.physics.place(ids, centre, quaternion, unwound)
+        return counted
+
+    def _first_frame(self, ids: Ids) -> None:
+        frame, _, _ = self._light()
+        self._seen[ids] = frame[ids, None, :]
+        self._measured[ids] = frame[ids]
+        self._age_s[ids] = self.machine.control.camera_delay_s
+        self._fresh[ids] = True
+
+    # -- step -------------------------------------------------------------------------------------------------
+
+    def step(self, actions: ArrayLike) -> tuple[dict[str, Array], State]:
+        """Advance every machine by one control period; return the reward's terms and the truth.
+
+        ``actions`` (n, 8): fractions of the normal cable speed, clipped to ±1. They pass the safety layer's rate
+        limiter like any command. Raises CommandRefused for what is not finite.
+        """
+        wanted = np.asarray(actions, dtype=float)
+        if not np.isfinite(wanted).all():
+            raise CommandRefused("action: holds a number that is not finite; must be eight numbers in [-1, 1]")
+        machine = self.machine
+        requested = np.clip(wanted, -1.0, 1.0) * machine.limits.speed_normal_m_s
+        counted_um = np.rint(self.counted_m * 1e6).astype(np.int64)
+        before = self.commands_m_s[:, 0].copy()
+        self.command_um = limit_command(requested, self.command_um, counted_um, None, self.limits)
+        self.commands_m_s[:, 1:] = self.commands_m_s[:, :-1]
+        self.commands_m_s[:, 0] = self.limits.counts_to_m_s(self.command_um)
+        self._wind()
+        self.physics.advance(self._winches(), self._wind_force())
+        self.tick += 1
+        state = self._film()
+        change = (self.commands_m_s[:, 0] - before) * (1 / machine.limits.speed_normal_m_s)
+        terms = work_reward(state.spot_error_m, state.tilt_rad, state.defocus_m, state.tensions_n, change, machine)
+        return terms, state
+
+    def _winches(self) -> Array:
+        """(n, substeps, 8) pay-out speeds: delayed commands through the motors' lag; counts what the counters see."""
+        k, period_s = self.physics.substeps, self.machine.control.period_s
+        moment = (np.arange(k) + 0.5) / k
+        late = np.ceil(self.values["action_delay_s"] / period_s - moment)
+        which = np.clip(late, 0, self._kept - 1).astype(np.intp)
+        speeds = np.take_along_axis(self.commands_m_s, which[:, :, None], axis=1)
+        speeds *= self.values["speed_gain"][:, None, :]
+        share = -np.expm1(-period_s / k / np.maximum(self.values["motor_lag_s"], 1e-6))
+        speed = self._speed
+        for step in range(k):
+            speed = speed + (speeds[:, step] - speed) * share
+            speeds[:, step] = speed
+        self._speed = speed
+        self.counted_m += speeds.sum(axis=1) * (period_s / k)
+        speeds *= self.values["drum_gain"][:, None, :]
+        return speeds
+
+    def _wind(self) -> None:
+        """One step of the gusts: a first-order process with unit variance."""
+        keep = np.exp(-self.machine.control.period_s / GUST_TIME_S)
+        self._gust = keep * self._gust + np.sqrt(1 - keep * keep) * normal(self.keys, 1_000_000 + self.tick, 1)[:, 0]
+
+    def _wind_force(self) -> Array:
+        """(n, 3) force on the lens: along its normal, by the wind's component along it."""
+        wind = self.values["wind_m_s"][:, 0] * np.maximum(1 + self.values["wind_turbulence"][:, 0] * self._gust, 0.0)
+        azimuth = np.radians(self.values["wind_azimuth_deg"][:, 0])
+        axis = self.physics.rotation[:, :, 2]
+        along = wind * -(np.sin(azimuth) * axis[:, 0] + np.cos(azimuth) * axis[:, 1])
+        area = self.machine.lens.short_edge_m * self.machine.lens.long_edge_m
+        return (0.5 * AIR_KG_M3 * DRAG * area * along * np.abs(along))[:, None] * axis
+
+    def _light(self) -> tuple[Array, Array, Array]:
+        """(n, 5) centre and covariance of the patch, (n,) tilt and defocus."""
+        values = self.values
+        lens = LensOptics(
+            focal_length_m=values["focal_length_m"][:, 0],
+            short_edge_m=self.machine.lens.short_edge_m,
+            long_edge_m=self.machine.lens.long_edge_m,
+            facet_error_rad=values["facet_error_mrad"][:, 0] * 1e-3,
+            transmission=values["transmission"][:, 0],
+        )
+        physics = self.physics
+        patch = fast_patch(lens, physics.centre_world_m, physics.rotation, self._true_sun, values["bed_height_m"][:, 0])
+        frame = np.empty((self.count, 5))
+        frame[:, :2] = patch.centre_world_m
+        frame[:, 2], frame[:, 3], frame[:, 4] = patch.xx, patch.xy, patch.yy
+        return frame, patch.tilt_rad, patch.defocus_m
+
+    def _film(self) -> State:
+        """The camera's newest frame: delayed, noisy, sometimes missing; and the truth."""
+        finite = self.physics.is_finite()
+        frame, tilt, defocus = self._light()
+        self._seen[:, 1:] = self._seen[:, :-1]
+        self._seen[:, 0] = frame
+        values, period_s, n = self.values, self.machine.control.period_s, np.arange(self.count)
+        dice = uniform(self.keys, 2_000_000 + self.tick, 2)
+        jitter_s = values["camera_jitter_s"][:, 0] * dice[:, 0]
+        delay = (values["camera_delay_s"][:, 0] + jitter_s) / period_s
+        older = np.minimum(delay.astype(np.intp), self._frames - 2)
+        blend = (delay - older)[:, None]
+        seen = self._seen[n, older] * (1 - blend) + self._seen[n, older + 1] * blend
+        seen[:, :2] += normal(self.keys, 3_000_000 + self.tick, 2) * values["camera_noise_m"]
+        self._fresh = dice[:, 1] >= values["camera_loss"][:, 0]
+        self._measured = np.where(self._fresh[:, None], seen, self._measured)
+        self._age_s = np.where(self._fresh, self.machine.control.camera_delay_s + jitter_s, self._age_s + period_s)
+        target = self.targets[n, self.tick]
+        error = frame[:, :2] - target
+        error_m = np.sqrt(error[:, 0] ** 2 + error[:, 1] ** 2)
+        tension = self.physics.tension_n
+        ending = np.where(self.tick >= self.horizon, 1, 0)
+        ending[tension.max(axis=1) > self.machine.limits.tension_trip_n] = 2
+        ending[error_m > LOST_M] = 3
+        ending[tilt > TIPPED_RAD] = 4
+        ending[~finite] = 5
+        return State(error_m, frame[:, :2], target, tension, defocus, tilt, ending)
+
+    # -- observe ----------------------------------------------------------------------------------------------
+
+    def measurement(self) -> Measurement:
+        """Return what the machines tell now: as much as a webcam and winch counters can."""
+        semi_axes, angle = semi_axes_and_angle(self._measured[:, 2], self._measured[:, 3], self._measured[:, 4])
+        return Measurement(
+            patch_age_s=self._age_s,
+            patch_centre_world_m=self._measured[:, :2],
+            patch_semi_axes_m=semi_axes,
+            patch_angle_rad=angle,
+            patch_seen=self._fresh,
+            cable_length_m=self.counted_m,
+            sun_zenith_rad=self._sun_rad[:, 0],
+            sun_azimuth_rad=self._sun_rad[:, 1],
+        )
+
+    def plan(self) -> Plan:
+        """Return where the light should be now, when it was seen, and just ahead."""
+        n = np.arange(self.count)
+        past = np.maximum(self.tick - self._age_s / self.machine.control.period_s, 0.0)
+        whole = past.astype(np.intp)
+        blend = (past - whole)[:, None]
+        captured = self.targets[n, whole] * (1 - blend) + self.targets[n, whole + 1] * blend
+        ahead = self.targets[n[:, None], self.tick[:, None] + self._ahead]
+        return Plan(self.targets[n, self.tick], captured, ahead)
+
+    def observe(self) -> NDArray[np.float32]:
+        """Return the (n, size) observations."""
+        return self.builder.build(self.measurement(), self.plan(), self.commands_m_s[:, :COMMANDS_KEPT], self.reference)
+
+
+def _turned(quaternion: Array, vector_rad: Array) -> Array:
+    """Quaternion (k, 4) turned by small rotation vectors (k, 3), world frame."""
+    x, y, z = (0.5 * vector_rad[:, i] for i in range(3))
+    w, a, b, c = (quaternion[:, i] for i in range(4))
+    turned = np.stack([w - x * a - y * b - z * c, a + x * w + y * c - z * b, b + y * w + z * a - x * c, c + z * w + x * b - y * a], axis=1)
+    return turned / np.sqrt(np.sum(turned * turned, axis=1, keepdims=True))

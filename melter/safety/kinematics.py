@@ -1,0 +1,110 @@
+"""Where the lens is, from cable lengths alone: a small forward solution for the lowering path.
+
+World frame, metres, radians. A pose is a lens centre (3,) and a rotation (3, 3), lens to world.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from melter.geometry.cables import balanced_tensions_n, structure_matrix, unwound_lengths_m
+from melter.geometry.pose import rotation_from_vector
+from melter.machine import WINCH_COUNT, Machine
+
+Array = NDArray[np.float64]
+
+GRAVITY_M_S2 = 9.80665
+"""Standard gravity (CGPM 1901)."""
+PREFERRED_TENSION_N = 80.0
+"""Tension the reference lengths aim for, within every machine's band."""
+_STEPS = 25
+_CONVERGED_M = 1e-7
+_CONSISTENT_M = 0.010
+"""Largest residual that stretch and calibration explain; above, one cable is taken for slack."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pose:
+    """Where the lens is."""
+
+    centre_world_m: Array
+    """(3,)"""
+    rotation: Array
+    """(3, 3), lens to world."""
+
+
+class Kinematics:
+    """Cable lengths to pose and back, for one machine, without any state."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._pulleys, self._attachments = machine.pulleys_world_m, machine.attachments_lens_m
+        self.park = Pose(np.array(machine.park.lens_centre_world_m), np.eye(3))
+        weight = np.array([0.0, 0.0, -machine.lens.moving_mass_kg * GRAVITY_M_S2, 0.0, 0.0, 0.0])
+        preferred = float(np.clip(PREFERRED_TENSION_N, machine.limits.tension_min_n, machine.limits.tension_max_n))
+        structure = structure_matrix(self._pulleys, self._attachments, self.park.centre_world_m, self.park.rotation)
+        tensions = np.clip(balanced_tensions_n(structure, weight, preferred), 0, machine.limits.tension_max_n)
+        self._share = unwound_lengths_m(1.0, tensions, machine.drive.cable_stiffness_n)
+        self.park_lengths_m = self.lengths_m(self.park)
+        self.park_lengths_m.setflags(write=False)
+
+    def lengths_m(self, pose: Pose) -> Array:
+        """Return the (8,) stress-free cable lengths at ``pose`` under the tensions of the park pose."""
+        vectors = self._pulleys - pose.centre_world_m - self._attachments @ pose.rotation.T
+        return np.sqrt((vectors * vectors).sum(axis=1)) * self._share
+
+    def jacobian(self, pose: Pose) -> Array:
+        """Return (8, 6): d(stress-free length) / d(centre, rotation vector)."""
+        structure = structure_matrix(self._pulleys, self._attachments, pose.centre_world_m, pose.rotation)
+        return -structure.T * self._share[:, None]
+
+    def forward(self, lengths_m: Array, guess: Pose) -> tuple[Pose, int | None] | None:
+        """Return the pose that fits (8,) cable lengths best, and the slack winch where one cable must be left out.
+
+        ``guess``: where to start. None when no pose fits within 10 mm even without one cable.
+        """
+        every = np.ones(WINCH_COUNT, dtype=bool)
+        pose, residual = self._fit(lengths_m, guess, every)
+        if residual <= _CONSISTENT_M:
+            return pose, None
+        best: tuple[Pose, int] | None = None
+        smallest = _CONSISTENT_M
+        for winch in range(WINCH_COUNT):
+            used = every.copy()
+            used[winch] = False
+            pose, residual = self._fit(lengths_m, guess, used)
+            if residual <= smallest:
+                best, smallest = (pose, winch), residual
+        return best
+
+    def _fit(self, lengths_m: Array, guess: Pose, used: NDArray[np.bool_]) -> tuple[Pose, float]:
+        """Gauss-Newton on the used cables; pose and largest residual, infinite where it did not converge."""
+        pose = guess
+        for _ in range(_STEPS):
+            error = (lengths_m - self.lengths_m(pose))[used]
+            step = np.linalg.lstsq(self.jacobian(pose)[used], error, rcond=None)[0]
+            size = float(np.abs(step).max())
+            if not np.isfinite(size):
+                return pose, np.inf
+            step *= min(1.0, 0.3 / max(size, 1e-12))
+            pose = Pose(pose.centre_world_m + step[:3], rotation_from_vector(step[3:]) @ pose.rotation)
+            if size < _CONVERGED_M:
+                return pose, float(np.abs((lengths_m - self.lengths_m(pose))[used]).max())
+        return pose, np.inf
+
+
+def towards(start: Pose, end: Pose, share: float) -> Pose:
+    """Return the pose ``share`` (0 to 1) of the way along the straight line and the shortest turn."""
+    turn = rotation_vector(end.rotation @ start.rotation.T)
+    centre = start.centre_world_m + share * (end.centre_world_m - start.centre_world_m)
+    return Pose(centre, rotation_from_vector(share * turn) @ start.rotation)
+
+
+def rotation_vector(rotation: Array) -> Array:
+    """Return the (3,) rotation vector of a (3, 3) rotation by less than half a turn, radians."""
+    skew = np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]) / 2
+    sine, cosine = float(np.sqrt(skew @ skew)), float((np.trace(rotation) - 1) / 2)
+    angle = float(np.arctan2(sine, cosine))
+    return skew * (angle / sine) if sine > 1e-9 else skew

@@ -1,0 +1,87 @@
+"""The way to dark: cable speeds that lower the lens to park, whatever drove it before.
+
+Pure functions of cable lengths. The gate passes what comes out of here through the same limits as any
+other command.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from melter.machine import Machine
+from melter.safety.kinematics import Kinematics, Pose, towards
+from melter.safety.limiter import Counts, TickLimits, allowed_interval
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class LoweringStep:
+    """One tick on the way to dark."""
+
+    speeds_um: Counts
+    """(8,) allowed cable speeds, micrometres per period."""
+    pose: Pose | None
+    """Where the lens was taken to be; None when the lengths fit no pose."""
+    slack_winch: int | None
+    """The winch whose cable was left out."""
+
+
+class Lowering:
+    """The lowering path of one machine."""
+
+    def __init__(self, machine: Machine, limits: TickLimits) -> None:
+        self._limits = limits
+        self.kinematics = Kinematics(machine)
+
+    def step(self, lengths_m: Array, previous_um: Counts, tension_n: Array | None, guess: Pose | None) -> LoweringStep:
+        """Return the speeds of one tick towards park, as fast as the limits allow.
+
+        ``lengths_m`` (8,) stress-free cable out. One common factor slows all winches down together, so that
+        the lens stays on its line; where the limits around ``previous_um`` leave no factor, each winch does
+        the nearest allowed speed.
+        """
+        found = self.kinematics.forward(lengths_m, guess or self.kinematics.park)
+        way = self._straight(lengths_m, found[0]) if found else self.kinematics.park_lengths_m - lengths_m
+        limits = self._limits
+        remaining = float(np.abs(self.kinematics.park_lengths_m - lengths_m).max())
+        lowest, highest = allowed_interval(previous_um, limits.um(lengths_m), tension_n, limits, speed_um=limits.speed_max_um)
+        fastest = _fastest_to_stop(remaining, limits)
+        wanted = way * (fastest / max(float(np.abs(way).max()), 1e-12)) if np.abs(way).max() * 1e6 > fastest else way * 1e6
+        factor = _common_factor(wanted, lowest, highest)
+        speeds = np.minimum(np.maximum(np.rint(wanted * factor).astype(np.int64), lowest), highest)
+        return LoweringStep(speeds, found[0] if found else None, found[1] if found else None)
+
+    def _straight(self, lengths_m: Array, pose: Pose) -> Array:
+        """Change of the cable lengths for the next stretch of the straight line to park, metres.
+
+        What the lengths differ from the model's at ``pose`` (calibration, a slack cable) fades linearly on
+        the way, so that the line ends at the park lengths.
+        """
+        kinematics = self.kinematics
+        here, there = kinematics.lengths_m(pose), kinematics.park_lengths_m
+        size = float(np.abs(there - lengths_m).max())
+        share = min(1.0, self._limits.speed_max_um * 1e-6 / max(size, 1e-9))
+        ahead = kinematics.lengths_m(towards(pose, kinematics.park, share))
+        return ahead - here - share * (lengths_m - here)
+
+
+def _fastest_to_stop(remaining_m: float, limits: TickLimits) -> float:
+    """Fastest speed from which a winch stops within ``remaining_m``, micrometres per period."""
+    table = limits.brake_table
+    index = int(remaining_m * 1e6) >> limits.brake_shift
+    return float(table[min(max(index, 0), len(table) - 1)])
+
+
+def _common_factor(wanted: Array, lowest: Counts, highest: Counts) -> float:
+    """Largest factor in [0, 1] that brings all of ``wanted`` between the bounds; 1 where there is none."""
+    floor, ceiling = 0.0, 1.0
+    for speed, low, high in zip(wanted.tolist(), lowest.tolist(), highest.tolist(), strict=True):
+        if abs(speed) < 1e-9:
+            continue
+        near, far = sorted((low / speed, high / speed))
+        floor, ceiling = max(floor, near), min(ceiling, far)
+    return ceiling if floor <= ceiling else 1.0

@@ -1,0 +1,364 @@
+"""Markers to the bed: where the camera stands and how pixels and metres on the bed belong together.
+
+All corners of all markers in view are solved together. What bloom, defocus and clipped whites do to a marker is to move
+all its edges the same way, so one edge shift in pixels is solved along with the pose. With a calibration the unknowns
+are the camera's six; without one the eight of a homography. Bed metres are world x and y on the bed's level.
+Source: Hartley and Zisserman, Multiple View Geometry (2004), ch. 4 and 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from melter.errors import CameraError
+from melter.machine import Machine
+from melter.vision.calibration import CameraCalibration
+from melter.vision.markers import SeenMarker, find_markers, marker_corners_m
+from melter.vision.opencv import cv2
+from melter.vision.response import Pixels, Response, checked_pixels
+
+Array = NDArray[np.float64]
+
+CORNER_FLOOR_PX = 0.03
+"""No corner is trusted better than this."""
+RESIDUAL_ALLOWED_PX = 1.5
+"""RMS of corners about the solution above which the markers contradict each other or the machine file."""
+EDGE_SHIFT_PRIOR_PX = 0.3
+SIZE_TOLERANCE = 0.04
+"""Relative difference of a marker's size that is called a contradiction."""
+
+
+@dataclass(frozen=True, eq=False)
+class BedView:
+    """The bed as one fixed camera sees it."""
+
+    image_size_px: tuple[int, int]
+    """Width and height."""
+    homography: Array
+    """(3, 3) bed metres (x, y, 1) to undistorted pixels."""
+    parameter_covariance: Array
+    """(8, 8) of the homography's first eight entries, its last being 1."""
+    residual_px: float
+    """RMS distance of marker corners from the solution."""
+    residual_m: float
+    """The same on the bed."""
+    markers_seen: tuple[int, ...]
+    """Identifiers of the markers used."""
+    marker_corners_px: Array
+    """(n, 4, 2) of the markers used, as seen."""
+    blur_px: float
+    """Standard deviation of the image's blur at the markers' edges."""
+    calibration: CameraCalibration | None
+    camera_position_world_m: Array | None
+    """(3,), bed level added; from the calibration, or from a principal point assumed at the image's middle."""
+    rotation_camera_world: Array | None
+    """(3, 3) world to camera axes (x right, y down, z forward)."""
+    remarks: tuple[str, ...] = ()
+
+    def to_px(self, points_m: ArrayLike) -> Array:
+        """Return (..., 2) pixels as seen (distorted) of (..., 2) bed metres."""
+        ideal = _project(self.homography, np.asarray(points_m, dtype=float))
+        return self.calibration.distort_px(ideal) if self.calibration else ideal
+
+    def to_bed_m(self, points_px: ArrayLike) -> Array:
+        """Return (..., 2) bed metres of (..., 2) pixels as seen."""
+        points = np.asarray(points_px, dtype=float)
+        ideal = self.calibration.undistort_px(points) if self.calibration else points
+        return _project(np.linalg.inv(self.homography), ideal)
+
+    def jacobian_m_per_px(self, point_px: ArrayLike) -> Array:
+        """Return (2, 2) d(bed metres)/d(pixels as seen) at one pixel."""
+        p, step = np.asarray(point_px, dtype=float), 0.5
+        around = p + step * np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])
+        x = self.to_bed_m(around)
+        return np.stack([(x[0] - x[1]) / (2 * step), (x[2] - x[3]) / (2 * step)], axis=-1)
+
+    def covariance_m2(self, point_m: ArrayLike) -> Array:
+        """Return (2, 2) uncertainty on the bed that the marker solution brings to a measured point."""
+        p = np.asarray(point_m, dtype=float)
+        h = self.homography / self.homography[2, 2]
+        w = h[2, 0] * p[0] + h[2, 1] * p[1] + 1
+        u, v = _project(h, p)
+        d = np.zeros((2, 8))
+        d[0, 0:3], d[1, 3:6] = (p[0] / w, p[1] / w, 1 / w), (p[0] / w, p[1] / w, 1 / w)
+        d[0, 6:8], d[1, 6:8] = (-u * p[0] / w, -u * p[1] / w), (-v * p[0] / w, -v * p[1] / w)
+        along = np.array([[h[0, 0] - u * h[2, 0], h[0, 1] - u * h[2, 1]], [h[1, 0] - v * h[2, 0], h[1, 1] - v * h[2, 1]]]) / w
+        back = np.linalg.inv(along) @ d
+        return back @ self.parameter_covariance @ back.T
+
+    def sight_on_bed(self, point_m: ArrayLike) -> Array:
+        """Return (2,) how a point seen at ``point_m`` moves on the bed per metre that the sand there is higher.
+
+        Towards the camera, 1/tan(elevation) long; zero when the camera's place is unknown.
+        """
+        if self.camera_position_world_m is None:
+            return np.zeros(2)
+        away = self.camera_position_world_m[:2] - np.asarray(point_m, dtype=float)
+        return away / max(float(self.camera_position_world_m[2]), 0.05)
+
+
+def solve_bed(
+    image: Pixels, machine: Machine, calibration: CameraCalibration | None = None, response: Response = "srgb"
+) -> BedView:
+    """Return the bed's view from the markers in one image.
+
+    Raises CameraError when no marker is in view or the markers contradict the machine file, and names them.
+    """
+    pixels = checked_pixels(image)
+    size = (pixels.shape[1], pixels.shape[0])
+    require_calibration_fits(calibration, size)
+    if not machine.bed.marker:
+        raise CameraError(f"machine {machine.name}: bed.marker is empty; the tracker needs markers to know where the bed is")
+    seen, remarks = find_markers(pixels, machine.bed.marker, calibration, response)
+    if not seen:
+        wanted = ", ".join(f"{m.dictionary} {m.id}" for m in machine.bed.marker)
+        raise CameraError(f"no marker in view; the machine file names {wanted}" + ("; " + "; ".join(remarks) if remarks else ""))
+    return bed_from_markers(seen, size, machine.sand.height_m, calibration, remarks)
+
+
+def require_calibration_fits(calibration: CameraCalibration | None, size_px: tuple[int, int]) -> None:
+    """Raise CameraError unless the calibration was made at this image size."""
+    if calibration is not None and calibration.image_size_px != size_px:
+        have, need = calibration.image_size_px, size_px
+        raise CameraError(f"calibration is for {have[0]} x {have[1]} px, the image has {need[0]} x {need[1]} px")
+
+
+def bed_from_markers(
+    seen: Sequence[SeenMarker],
+    size_px: tuple[int, int],
+    bed_height_m: float = 0.0,
+    calibration: CameraCalibration | None = None,
+    remarks: Sequence[str] = (),
+) -> BedView:
+    """Return the bed's view from markers already found; one that contradicts the others is left out and named.
+
+    Raises CameraError when they contradict each other and no single one is to blame.
+    """
+    seen, notes = list(seen), list(remarks)
+    solution = _solve(seen, size_px, calibration)
+    while solution.rms_px > _allowed_px(seen) and len(seen) >= 3:
+        trials = [_solve(seen[:i] + seen[i + 1 :], size_px, calibration) for i in range(len(seen))]
+        best = int(np.argmin([t.rms_px for t in trials]))
+        if trials[best].rms_px > 0.4 * solution.rms_px or (trials[best].rms_px > _allowed_px(seen) and len(seen) == 3):
+            break
+        notes.append(f"marker {seen[best].marker.id} is not where or not as large as the machine file says, and is not used")
+        seen, solution = seen[:best] + seen[best + 1 :], trials[best]
+    if solution.rms_px > _allowed_px(seen):
+        raise CameraError(_contradiction(seen, solution.rms_px))
+    return _view(seen, solution, size_px, bed_height_m, calibration, notes)
+
+
+def _allowed_px(seen: Sequence[SeenMarker]) -> float:
+    """What distortion that nobody corrected may do is a few thousandths of the markers' spread."""
+    corners = np.concatenate([s.corners_px for s in seen])
+    return RESIDUAL_ALLOWED_PX + 0.002 * float(np.ptp(corners, axis=0).max())
+
+
+@dataclass(frozen=True)
+class _Solution:
+    homography: Array
+    rms_px: float
+    parameter_covariance: Array
+    pose: tuple[Array, Array] | None
+    """Rotation world to camera and translation, bed frame."""
+
+
+def _solve(seen: Sequence[SeenMarker], size_px: tuple[int, int], calibration: CameraCalibration | None) -> _Solution:
+    bed = np.concatenate([marker_corners_m(s.marker) for s in seen])
+    px = np.concatenate([s.corners_undistorted_px for s in seen])
+    outward = np.concatenate([s.outward_px for s in seen])
+    start = _direct_homography(bed, px)
+    if calibration is not None:
+        pose = _pose_from(start, calibration.camera_matrix)
+        matrix = calibration.camera_matrix
+
+        def homography(p: Array) -> Array:
+            r = cv2.Rodrigues(p[:3])[0]
+            return matrix @ np.column_stack([r[:, 0], r[:, 1], p[3:6]])
+
+        first = np.concatenate([np.ravel(cv2.Rodrigues(pose[0])[0]), pose[1]])
+    else:
+        scale = np.abs(start[:2, 2]).max() + 1.0
+
+        def homography(p: Array) -> Array:
+            return np.array([[p[0], p[1], p[2]], [p[3], p[4], p[5]], [p[6], p[7], 1.0]]) * np.array([[scale], [scale], [1.0]])
+
+        first = (start / start[2, 2] / np.array([[scale], [scale], [1.0]])).ravel()[:8]
+    free_edges = len(seen) >= 2
+
+    def residuals(q: Array) -> Array:
+        shift = q[-1]
+        return np.append((_project(homography(q[:-1]), bed) + shift * outward - px).ravel(), shift / EDGE_SHIFT_PRIOR_PX * 0.1)
+
+    q, normal = _gauss_newton(residuals, np.append(first, 0.0), free_last=free_edges)
+    r = residuals(q)[:-1]
+    unknowns = len(first) + free_edges
+    sigma2 = max(float(r @ r) / max(len(r) - unknowns, 4), CORNER_FLOOR_PX**2)
+    h = homography(q[:-1])
+    h = h / h[2, 2]
+    jac = _numeric_jacobian(lambda p: (homography(p) / homography(p)[2, 2]).ravel()[:8], q[:-1])
+    covariance = np.linalg.pinv(normal)[: len(first), : len(first)] * sigma2
+    rms = float(np.sqrt(np.mean(np.sum(r.reshape(-1, 2) ** 2, axis=1))))
+    pose = (cv2.Rodrigues(q[:3])[0], q[3:6]) if calibration is not None else None
+    return _Solution(h, rms, jac @ covariance @ jac.T, pose)
+
+
+def _gauss_newton(residuals: Callable[[Array], Array], start: Array, *, free_last: bool) -> tuple[Array, Array]:
+    """Least squares by Levenberg and Marquardt; returns the solution and its normal matrix."""
+    free = np.arange(len(start) if free_last else len(start) - 1)
+    q, damping = start.copy(), 1e-4
+    r = residuals(q)
+    jac = np.zeros((len(r), len(start)))
+    for _ in range(40):
+        jac = _numeric_jacobian(residuals, q)
+        a = jac[:, free].T @ jac[:, free]
+        step = np.linalg.solve(a + damping * np.diag(np.diag(a) + 1e-12), -jac[:, free].T @ r)
+        new = q.copy()
+        new[free] += step
+        r_new = residuals(new)
+        if np.isfinite(r_new).all() and r_new @ r_new <= r @ r:
+            done = r @ r - r_new @ r_new < 1e-9 * (r @ r) + 1e-14
+            q, r, damping = new, r_new, damping * 0.2
+            if done:
+                break
+        else:
+            damping *= 10
+            if damping > 1e8:
+                break
+    jac = _numeric_jacobian(residuals, q)
+    return q, jac.T @ jac
+
+
+def _numeric_jacobian(function: Callable[[Array], Array], q: Array) -> Array:
+    columns: list[Array] = []
+    for i in range(len(q)):
+        step = 1e-6 * max(1.0, abs(float(q[i])))
+        up, down = q.copy(), q.copy()
+        up[i] += step
+        down[i] -= step
+        columns.append((function(up) - function(down)) / (2 * step))
+    return np.stack(columns, axis=-1)
+
+
+def _project(homography: Array, points: Array) -> Array:
+    """(..., 2) points through a homography."""
+    h = homography
+    x, y = points[..., 0], points[..., 1]
+    w = h[2, 0] * x + h[2, 1] * y + h[2, 2]
+    u = (h[0, 0] * x + h[0, 1] * y + h[0, 2]) / w
+    return np.stack([u, (h[1, 0] * x + h[1, 1] * y + h[1, 2]) / w], axis=-1)
+
+
+def _direct_homography(bed: Array, px: Array) -> Array:
+    """Least squares on normalised coordinates (direct linear transform)."""
+    tb, tp = _normaliser(bed), _normaliser(px)
+    b, p = _project(tb, bed), _project(tp, px)
+    one, zero = np.ones(len(b)), np.zeros(len(b))
+    x, y, u, v = b[:, 0], b[:, 1], p[:, 0], p[:, 1]
+    upper = np.stack([x, y, one, zero, zero, zero, -u * x, -u * y, -u], axis=-1)
+    lower = np.stack([zero, zero, zero, x, y, one, -v * x, -v * y, -v], axis=-1)
+    h = np.linalg.svd(np.concatenate([upper, lower]))[2][-1].reshape(3, 3)
+    out = np.linalg.inv(tp) @ h @ tb
+    return out / out[2, 2]
+
+
+def _normaliser(points: Array) -> Array:
+    centre, spread = points.mean(axis=0), points.std() + 1e-12
+    return np.array([[1 / spread, 0, -centre[0] / spread], [0, 1 / spread, -centre[1] / spread], [0, 0, 1]])
+
+
+def _pose_from(homography: Array, matrix: Array) -> tuple[Array, Array]:
+    """Rotation world to camera and translation of the bed frame, from a homography; the bed in front of the camera."""
+    b = np.linalg.inv(matrix) @ homography
+    b = b / np.sqrt(np.linalg.norm(b[:, 0]) * np.linalg.norm(b[:, 1]))
+    b = b if b[2, 2] > 0 else -b
+    raw = np.column_stack([b[:, 0], b[:, 1], np.cross(b[:, 0], b[:, 1])])
+    u, _, vt = np.linalg.svd(raw)
+    return u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt, b[:, 2]
+
+
+def _assumed_matrix(homography: Array, size_px: tuple[int, int]) -> Array | None:
+    """Camera matrix with square pixels and the principal point in the middle, from one homography; None when undetermined."""
+    cx, cy = (size_px[0] - 1) / 2, (size_px[1] - 1) / 2
+    g = np.array([[1, 0, -cx], [0, 1, -cy], [0, 0, 1]]) @ homography
+    g = g / np.linalg.norm(g)
+    (a, b), (c, d), (e, f) = g[0, :2], g[1, :2], g[2, :2]
+    rows = np.array([[a * b + c * d, e * f], [a * a + c * c - b * b - d * d, e * e - f * f]])
+    denominator = rows[:, 0] @ rows[:, 0]
+    inverse_f2 = -(rows[:, 0] @ rows[:, 1]) / denominator if denominator > 0 else 0.0
+    if inverse_f2 <= 0:
+        return None
+    focal = 1 / np.sqrt(inverse_f2)
+    if not 0.2 * size_px[0] < focal < 20 * size_px[0]:
+        return None
+    return np.array([[focal, 0, cx], [0, focal, cy], [0, 0, 1]])
+
+
+def _view(
+    seen: Sequence[SeenMarker],
+    solution: _Solution,
+    size_px: tuple[int, int],
+    bed_height_m: float,
+    calibration: CameraCalibration | None,
+    remarks: Sequence[str],
+) -> BedView:
+    pose = solution.pose
+    if pose is None:
+        matrix = _assumed_matrix(solution.homography, size_px)
+        pose = _pose_from(solution.homography, matrix) if matrix is not None else None
+    position = -pose[0].T @ pose[1] + np.array([0, 0, bed_height_m]) if pose is not None else None
+    view = BedView(
+        image_size_px=size_px,
+        homography=solution.homography,
+        parameter_covariance=solution.parameter_covariance,
+        residual_px=solution.rms_px,
+        residual_m=0.0,
+        markers_seen=tuple(s.marker.id for s in seen),
+        marker_corners_px=np.array([s.corners_px for s in seen]),
+        blur_px=float(np.median([s.blur_px for s in seen])),
+        calibration=calibration,
+        camera_position_world_m=position,
+        rotation_camera_world=pose[0] if pose is not None else None,
+        remarks=tuple(remarks),
+    )
+    scale = [np.sqrt(abs(np.linalg.det(view.jacobian_m_per_px(s.corners_px.mean(axis=0))))) for s in seen]
+    object.__setattr__(view, "residual_m", solution.rms_px * float(np.mean(scale)))
+    return view
+
+
+def _contradiction(seen: Sequence[SeenMarker], rms_px: float) -> str:
+    """Say what is wrong when the markers fit neither each other nor the machine file: sizes, if they explain it."""
+    sizes = _apparent_sizes_m(seen)
+    start = f"markers contradict the machine file ({rms_px:.1f} px RMS)"
+    if sizes is not None:
+        wrong = [(s, size) for s, size in zip(seen, sizes, strict=True) if abs(size / s.marker.size_m - 1) > SIZE_TOLERANCE]
+        if wrong:
+            listed = ", ".join(f"{s.marker.id}: {size:.3f} m, file {s.marker.size_m:.3f} m" for s, size in wrong)
+            return f"{start}: seen from their centres' places, the size_m of markers is not as written ({listed})"
+    return f"{start}: check centre_m, yaw_rad and size_m of markers {', '.join(str(s.marker.id) for s in seen)}"
+
+
+def _apparent_sizes_m(seen: Sequence[SeenMarker]) -> list[float] | None:
+    """Sizes of at least four markers on the bed as spanned by their centres alone; None when those do not fit either."""
+    if len(seen) < 4:
+        return None
+    centres_px = np.array([_diagonals_cross(s.corners_undistorted_px) for s in seen])
+    centres_m = np.array([s.marker.centre_m for s in seen])
+    if np.linalg.matrix_rank(centres_m - centres_m.mean(axis=0), tol=0.01) < 2:
+        return None
+    inverse = np.linalg.inv(_direct_homography(centres_m, centres_px))
+    corners = [_project(inverse, s.corners_undistorted_px) for s in seen]
+    sides = [np.linalg.norm(np.roll(c, -1, axis=0) - c, axis=1) for c in corners]
+    if max(float(side.max() / side.min()) for side in sides) > 1.15:
+        return None
+    return [float(side.mean()) for side in sides]
+
+
+def _diagonals_cross(corners: Array) -> Array:
+    a, b, c, d = corners
+    t = np.linalg.solve(np.column_stack([c - a, b - d]), b - a)[0]
+    return a + t * (c - a)
