@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from melter.geometry.cables import balanced_tensions_n, cable_lengths_m, structure_matrix, unwound_lengths_m
+from melter.geometry.cables import cable_lengths_m, structure_matrix, tensions_in_band_n, unwound_lengths_m
 from melter.geometry.pose import rotation_facing, sun_direction_world, work_centre_world_m
 from melter.machine import WINCH_COUNT, Machine
 
@@ -32,8 +32,8 @@ LOOK_AHEAD_S = (0.1, 0.25, 0.5, 1.0)
 """Times ahead at which the policy is shown the path."""
 COMMANDS_KEPT = 3
 """Approved commands a policy is shown, newest first."""
-PREFERRED_TENSION_N = 80.0
-"""Tension that the reference cable lengths aim for; within every machine's band of 15-300 N."""
+TENSION_SHARES = (0.09, 0.37, 0.86)
+"""Reference tensions: lowest, preferred and highest, as shares of the way from the machine's lowest to its highest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ class Reference:
     """(..., 3) unit vector to the sun."""
     rotation: Array
     """(..., 3, 3) lens to world, lens facing the sun."""
-    slack_share: Array
-    """(..., 8) stress-free length over length under the reference tension."""
+    slack_coefficients: Array
+    """(..., 8, 6) stress-free length over length under the reference tension, as a quadratic in the spot (see _monomials)."""
 
 
 @dataclass(frozen=True)
@@ -153,27 +153,50 @@ class ObservationBuilder:
         ends = np.cumsum([entry.size for entry in self.table])
         self._slices = {e.name: slice(int(end) - e.size, int(end)) for e, end in zip(self.table, ends, strict=True)}
         self._pulleys, self._attachments = machine.pulleys_world_m, machine.attachments_lens_m
+        self._half_bed_m = np.array(machine.bed.size_m) / 2
+        grid = np.array([(x, y) for x in (-1.0, 0.0, 1.0) for y in (-1.0, 0.0, 1.0)])
+        self._grid_m = grid * self._half_bed_m
+        self._fit = np.linalg.pinv(np.stack(_monomials(grid), axis=-1))
 
     def slice_of(self, name: str) -> slice:
         """Return where the entry ``name`` stands in the observation."""
         return self._slices[name]
 
     def reference(self, zenith_rad: ArrayLike, azimuth_rad: ArrayLike) -> Reference:
-        """Return attitude and elongation for suns (...), with the lens in work over the middle of the bed."""
+        """Return attitude and elongation for suns (...): the lens faces the sun, its cables tensioned inside the band."""
         sun = sun_direction_world(zenith_rad, azimuth_rad)
         rotation = rotation_facing(sun)
         machine = self.machine
+        shares: list[Array] = []
+        for spot in self._grid_m:
+            centre = work_centre_world_m(spot, sun, machine.lens.focal_length_m, machine.sand.height_m)
+            structure = structure_matrix(self._pulleys, self._attachments, centre, rotation)
+            tension = np.clip(reference_tensions_n(structure, _weight(machine), machine), 0, machine.limits.tension_max_n)
+            shares.append(unwound_lengths_m(1.0, tension, machine.drive.cable_stiffness_n))
+        fitted = [sum(weight * share for weight, share in zip(row, shares, strict=True)) for row in self._fit]
+        return Reference(sun, rotation, np.stack([np.asarray(column) for column in fitted], axis=-1))
+
+    def why_not_held(self) -> str | None:
+        """Return why the lens cannot be held at work over the middle of the bed under the machine file's sun, or None."""
+        machine = self.machine
+        sun = sun_direction_world(machine.sun.zenith_rad, machine.sun.azimuth_rad)
         centre = work_centre_world_m(np.zeros(2), sun, machine.lens.focal_length_m, machine.sand.height_m)
-        structure = structure_matrix(self._pulleys, self._attachments, centre, rotation)
-        tensions = balanced_tensions_n(structure, _weight(machine), PREFERRED_TENSION_N)
-        share = unwound_lengths_m(1.0, np.clip(tensions, 0, machine.limits.tension_max_n), machine.drive.cable_stiffness_n)
-        return Reference(sun, rotation, share)
+        structure = structure_matrix(self._pulleys, self._attachments, centre, rotation_facing(sun))
+        if np.linalg.matrix_rank(structure, tol=1e-6) < 6:
+            return "its cables cannot hold the lens in all six directions at work over the middle of the bed"
+        tension = reference_tensions_n(structure, _weight(machine), machine)
+        if tension.min() < 0 or tension.max() > machine.limits.tension_trip_n:
+            return f"no cable tensions found that hold the lens at work over the middle of the bed (best: {tension.min():.0f} to {tension.max():.0f} N)"
+        return None
 
     def reference_lengths_m(self, spot_world_m: Array, reference: Reference) -> Array:
         """Return (..., 8) stress-free cable lengths that put focused light on ``spot_world_m`` (..., 2)."""
         lens = self.machine.lens
         centre = work_centre_world_m(spot_world_m, reference.sun_world, lens.focal_length_m, self.machine.sand.height_m)
-        return cable_lengths_m(self._pulleys, self._attachments, centre, reference.rotation) * reference.slack_share
+        monomials = _monomials(spot_world_m / self._half_bed_m)
+        coefficients = reference.slack_coefficients
+        share = sum(coefficients[..., i] * monomials[i][..., None] for i in range(6))
+        return cable_lengths_m(self._pulleys, self._attachments, centre, reference.rotation) * share
 
     def build(
         self,
@@ -208,6 +231,21 @@ class ObservationBuilder:
         raw[..., parts["patch_seen"].start] = measurement.patch_seen
         raw *= self._inverse_scale
         return np.clip(raw, -self.high, self.high).astype(np.float32)
+
+
+def reference_tensions_n(structure: Array, wrench_on_lens: Array, machine: Machine) -> Array:
+    """Return (..., 8) tensions that balance a wrench, well inside the machine's band where they can be."""
+    limits = machine.limits
+    low, preferred, high = (
+        limits.tension_min_n + share * (limits.tension_max_n - limits.tension_min_n) for share in TENSION_SHARES
+    )
+    return tensions_in_band_n(structure, wrench_on_lens, low, high, preferred)
+
+
+def _monomials(xy: Array) -> tuple[Array, ...]:
+    """1, x, y, x², xy, y² of (..., 2), each (...)."""
+    x, y = xy[..., 0], xy[..., 1]
+    return np.ones_like(x), x, y, x * x, x * y, y * y
 
 
 def _weight(machine: Machine) -> Array:

@@ -6,6 +6,7 @@ The Gymnasium environments, the stable-baselines3 one and the evaluation are thi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,11 +35,11 @@ from melter.machine import WINCH_COUNT, Machine
 from melter.observation import (
     COMMANDS_KEPT,
     GRAVITY_M_S2,
-    PREFERRED_TENSION_N,
     Measurement,
     ObservationBuilder,
     Plan,
     Reference,
+    reference_tensions_n,
 )
 from melter.safety.limiter import TickLimits, limit_command
 
@@ -115,7 +116,7 @@ class SandMelterBatch:
         self._fresh = np.zeros(n, dtype=bool)
         self._gust = np.zeros(n)
         self._true_sun = np.zeros((n, 3))
-        self.reference = Reference(np.zeros((n, 3)), np.zeros((n, 3, 3)), np.zeros((n, w)))
+        self.reference = Reference(np.zeros((n, 3)), np.zeros((n, 3, 3)), np.zeros((n, w, 6)))
         self._sun_rad = np.zeros((n, 2))
 
     # -- reset ------------------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ class SandMelterBatch:
         self.counted_m[ids], self._sun_rad[ids] = counted, sun_rad
         self.command_um[ids], self.commands_m_s[ids], self._speed[ids], self._gust[ids] = 0, 0.0, 0.0, 0.0
         self.reference.sun_world[ids], self.reference.rotation[ids] = reference.sun_world, reference.rotation
-        self.reference.slack_share[ids] = reference.slack_share
+        self.reference.slack_coefficients[ids] = reference.slack_coefficients
         error = np.radians(values["sun_error_deg"])
         zenith = np.abs(sun_rad[:, 0] + error[:, 0])
         self._true_sun[ids] = sun_direction_world(zenith, sun_rad[:, 1] + error[:, 1] / np.maximum(np.sin(zenith), 0.1))
@@ -144,7 +145,7 @@ class SandMelterBatch:
 
     def _keys(self, seeds: ArrayLike, episodes: ArrayLike) -> Keys:
         if self.scenario.suite is not None:
-            return keys_of(np.full(np.shape(seeds), SUITE_SEED), np.asarray(seeds) + np.asarray(episodes) * self.count)
+            return keys_of(np.full(np.shape(seeds), SUITE_SEED), np.asarray(seeds) + np.asarray(episodes))
         return keys_of(seeds, episodes)
 
     def _place(self, ids: Ids, keys: Keys, values: dict[str, Array], reference: Reference, start: Array) -> Array:
@@ -155,10 +156,12 @@ class SandMelterBatch:
         """
         machine, offset = self.machine, 2 * uniform(keys, 20, 3) - 1
         focus = machine.lens.focal_length_m
-        known = work_centre_world_m(start, reference.sun_world, focus, machine.sand.height_m)
-        known = known + offset * self.scenario.start_offset_m
-        drawn = cable_lengths_m(machine.pulleys_world_m, machine.attachments_lens_m, known, reference.rotation)
-        counted = drawn * reference.slack_share
+        exact = work_centre_world_m(start, reference.sun_world, focus, machine.sand.height_m)
+        known = exact + offset * self.scenario.start_offset_m
+        facing = reference.rotation
+        moved = cable_lengths_m(machine.pulleys_world_m, machine.attachments_lens_m, known, facing)
+        there = cable_lengths_m(machine.pulleys_world_m, machine.attachments_lens_m, exact, facing)
+        counted = self.builder.reference_lengths_m(start, reference) + moved - there
         centre = known + values["zero_position_m"]
         quaternion = _turned(quaternion_facing(reference.sun_world), values["zero_attitude_rad"])
         rotation = rotation_from_quaternion(quaternion)
@@ -167,9 +170,9 @@ class SandMelterBatch:
         structure = structure_matrix(pulleys, attachments, centre, rotation)
         weight = values["moving_mass_kg"] * GRAVITY_M_S2 * np.array([0.0, 0.0, -1.0])
         moment = np.cross(apply(rotation, values["centre_of_mass_m"]), weight)
-        preferred = PREFERRED_TENSION_N + values["zero_tension_n"]
-        tension = balanced_tensions_n(structure, np.concatenate([weight, moment], axis=1), preferred)
-        tension = np.maximum(tension, 1.0)
+        wrench = np.concatenate([weight, moment], axis=1)
+        aimed = reference_tensions_n(structure, wrench, machine) + values["zero_tension_n"]
+        tension = np.maximum(balanced_tensions_n(structure, wrench, aimed), 1.0)
         lengths = cable_lengths_m(pulleys, attachments, centre, rotation)
         unwound = unwound_lengths_m(lengths, tension, values["cable_stiffness_n"])
         self.physics.place(ids, centre, quaternion, unwound)
@@ -301,6 +304,11 @@ class SandMelterBatch:
             sun_azimuth_rad=self._sun_rad[:, 1],
         )
 
+    @property
+    def patch(self) -> Array:
+        """(n, 5) the light patch as it truly is: centre x and y, second central moments xx, xy, yy; a live view."""
+        return self._seen[:, 0]
+
     def plan(self) -> Plan:
         """Return where the light should be now, when it was seen, and just ahead."""
         n = np.arange(self.count)
@@ -314,6 +322,34 @@ class SandMelterBatch:
     def observe(self) -> NDArray[np.float32]:
         """Return the (n, size) observations."""
         return self.builder.build(self.measurement(), self.plan(), self.commands_m_s[:, :COMMANDS_KEPT], self.reference)
+
+
+    # -- resume -----------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return copies of everything that a batch of the same size needs to go on from here."""
+        arrays = {name: getattr(self, name).copy() for name in _KEPT}
+        arrays |= {f"value_{name}": value.copy() for name, value in self.values.items()}
+        arrays |= {f"reference_{name}": getattr(self.reference, name).copy() for name in _REFERENCE}
+        return arrays | {f"physics_{name}": value for name, value in self.physics.state().items()}
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+        """Go on from :meth:`state`, bit for bit."""
+        for name in _KEPT:
+            setattr(self, name, state[name].copy())
+        for name, value in self.values.items():
+            value[:] = state[f"value_{name}"]
+        for name in _REFERENCE:
+            getattr(self.reference, name)[:] = state[f"reference_{name}"]
+        self.physics.configure(np.arange(self.count), self.values)
+        self.physics.restore({name: state[f"physics_{name}"] for name in ("qpos", "qvel", "act")})
+
+
+_REFERENCE = ("sun_world", "rotation", "slack_coefficients")
+_KEPT = (
+    *("keys", "tick", "targets", "commands_m_s", "command_um", "counted_m"),
+    *("_speed", "_seen", "_measured", "_age_s", "_fresh", "_gust", "_true_sun", "_sun_rad"),
+)
 
 
 def _turned(quaternion: Array, vector_rad: Array) -> Array:

@@ -181,6 +181,16 @@ class SandMelterVectorEnv(gym.vector.VectorEnv[Observation, NDArray[np.float32],
             observation[self._over] = self.batch.observe()[self._over]
         return observation, reward, terminated, truncated, info
 
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return copies of everything needed to go on from here, seeds and episode numbers included."""
+        return self.batch.state() | {"seeds": self._seeds.copy(), "episodes": self._episodes.copy(), "over": self._over.copy()}
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> Observation:
+        """Go on from :meth:`state`, bit for bit; return the observation."""
+        self.batch.restore(state)
+        self._seeds, self._episodes, self._over = (state[name].copy() for name in ("seeds", "episodes", "over"))
+        return self.batch.observe()
+
     def _begin(self, ids: NDArray[np.intp]) -> None:
         self._episodes[ids] += 1
         self._over[ids] = False

@@ -119,3 +119,14 @@ class MachineBatch:
         data = self._batch.get_data(index)
         mujoco.mj_forward(self._batch.get_model(index), data)
         return data
+
+    def state(self) -> dict[str, Array]:
+        """Return copies of what the simulations need to go on from here, with their configuration given again."""
+        return {"qpos": self._qpos.copy(), "qvel": self._qvel.copy(), "act": self._act.copy()}
+
+    def restore(self, state: dict[str, Array]) -> None:
+        """Go on from :meth:`state`; configure the simulations first."""
+        everything = np.arange(self.count)
+        self.place(everything, state["qpos"][:, :3], state["qpos"][:, 3:], state["act"])
+        self._qvel[:] = state["qvel"]
+        self._batch.forward(everything)

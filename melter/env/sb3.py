@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from melter.env.batch import ENDINGS
@@ -58,6 +59,14 @@ class SandMelterVecEnv(VecEnv):
             }
         self._return[over], self._length[over] = 0.0, 0
         return observation, reward.astype(np.float32), over, infos
+
+    def running(self) -> NDArray[np.float64]:
+        """Return (num_envs, 2) return and length of the running episodes, for a checkpoint."""
+        return np.stack([self._return, self._length], axis=1)
+
+    def go_on(self, running: NDArray[np.float64]) -> None:
+        """Go on from :meth:`running`."""
+        self._return, self._length = running[:, 0].copy(), running[:, 1].astype(np.int64)
 
     def close(self) -> None:
         self.env.close()

@@ -61,6 +61,25 @@ def balanced_tensions_n(structure: Array, wrench_on_lens: ArrayLike, preferred_n
     return preferred + np.squeeze(correction, -1)
 
 
+def tensions_in_band_n(
+    structure: Array, wrench_on_lens: ArrayLike, low_n: ArrayLike, high_n: ArrayLike, preferred_n: ArrayLike, rounds: int = 40
+) -> Array:
+    """Return (..., 8) balancing tensions drawn towards the band [low_n, high_n] from ``preferred_n``.
+
+    Over-relaxed alternating projections between the balance (6 equations) and the band; balance always holds, the
+    band only as far as it can within ``rounds``. Source: Bauschke and Borwein, SIAM Review 38 (1996), on projections.
+    """
+    wrench = np.asarray(wrench_on_lens, dtype=float)
+    transpose = np.swapaxes(structure, -1, -2)
+    back = transpose @ np.linalg.inv(structure @ transpose)
+    tension = balanced_tensions_n(structure, wrench, preferred_n)
+    for _ in range(rounds):
+        aim = tension + 1.6 * (np.clip(tension, low_n, high_n) - tension)
+        missing = -wrench - np.squeeze(structure @ aim[..., None], -1)
+        tension = aim + np.squeeze(back @ missing[..., None], -1)
+    return tension
+
+
 def unwound_lengths_m(lengths_m: ArrayLike, tensions_n: ArrayLike, stiffness_n: ArrayLike) -> Array:
     """Return the stress-free length of cable that is ``lengths_m`` long under ``tensions_n``; EA in newtons."""
     return np.asarray(lengths_m, dtype=float) / (1.0 + np.asarray(tensions_n, dtype=float) / np.asarray(stiffness_n, dtype=float))

@@ -131,7 +131,8 @@ def limit_command(
     per_tick = limits.period_s * UM_PER_M
     fastest = limits.speed_max_um
     wanted = np.rint(np.clip(requested, -fastest / per_tick, fastest / per_tick) * per_tick).astype(np.int64)
-    return np.minimum(np.maximum(wanted, lowest), highest)
+    allowed = np.maximum(wanted, lowest)
+    return np.minimum(allowed, highest, out=allowed)
 
 
 def allowed_interval(
@@ -145,10 +146,11 @@ def allowed_interval(
     """Return lowest and highest allowed speeds, micrometres per period; arguments as :func:`limit_command`."""
     cap = _power_cap(tension_n, limits, limits.speed_normal_um if speed_um is None else speed_um)
     slower, faster = previous_um - limits.acceleration_um, previous_um + limits.acceleration_um
-    highest = np.minimum(faster, np.maximum(slower, cap))
-    lowest = np.maximum(slower, np.minimum(faster, -cap))
-    highest = np.maximum(np.minimum(highest, _fastest_towards_end(limits.length_max_um - length_um, limits)), slower)
-    lowest = np.minimum(np.maximum(lowest, -_fastest_towards_end(length_um - limits.length_min_um, limits)), faster)
+    highest, lowest = np.minimum(faster, np.maximum(slower, cap)), np.maximum(slower, np.minimum(faster, -cap))
+    highest = np.minimum(highest, _fastest_towards_end(limits.length_max_um - length_um, limits))
+    lowest = np.maximum(lowest, -_fastest_towards_end(length_um - limits.length_min_um, limits))
+    np.maximum(highest, slower, out=highest)
+    np.minimum(lowest, faster, out=lowest)
     return lowest, highest
 
 

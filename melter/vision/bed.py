@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from melter.errors import CameraError
 from melter.machine import Machine
 from melter.vision.calibration import CameraCalibration
-from melter.vision.markers import SeenMarker, find_markers, marker_corners_m
+from melter.vision.markers import SeenMarker, find_markers, grey_light, look_for_marker, marker_corners_m
 from melter.vision.opencv import cv2
 from melter.vision.response import Pixels, Response, checked_pixels
 
@@ -57,6 +57,8 @@ class BedView:
     """(3,), bed level added; from the calibration, or from a principal point assumed at the image's middle."""
     rotation_camera_world: Array | None
     """(3, 3) world to camera axes (x right, y down, z forward)."""
+    bed_height_m: float
+    """World z of the level on which markers and sand lie."""
     remarks: tuple[str, ...] = ()
 
     def to_px(self, points_m: ArrayLike) -> Array:
@@ -98,7 +100,7 @@ class BedView:
         if self.camera_position_world_m is None:
             return np.zeros(2)
         away = self.camera_position_world_m[:2] - np.asarray(point_m, dtype=float)
-        return away / max(float(self.camera_position_world_m[2]), 0.05)
+        return away / max(float(self.camera_position_world_m[2]) - self.bed_height_m, 0.05)
 
 
 def solve_bed(
@@ -117,7 +119,30 @@ def solve_bed(
     if not seen:
         wanted = ", ".join(f"{m.dictionary} {m.id}" for m in machine.bed.marker)
         raise CameraError(f"no marker in view; the machine file names {wanted}" + ("; " + "; ".join(remarks) if remarks else ""))
-    return bed_from_markers(seen, size, machine.sand.height_m, calibration, remarks)
+    view = bed_from_markers(seen, size, machine.sand.height_m, calibration, remarks)
+    more = _missed(view, machine, pixels, response)
+    if not more:
+        return view
+    try:
+        fuller = bed_from_markers([*seen, *more], size, machine.sand.height_m, calibration, remarks)
+    except CameraError:
+        return view
+    return fuller if len(fuller.markers_seen) > len(view.markers_seen) else view
+
+
+def _missed(view: BedView, machine: Machine, pixels: Pixels, response: Response) -> list[SeenMarker]:
+    """Markers that the detector missed, found where the others say they are."""
+    light = None
+    found: list[SeenMarker] = []
+    for marker in machine.bed.marker:
+        corners = view.to_px(marker_corners_m(marker))
+        inside = np.isfinite(corners).all() and (corners >= 2).all() and (corners <= np.array(view.image_size_px) - 3).all()
+        if marker.id in view.markers_seen or not inside:
+            continue
+        light = grey_light(pixels, response) if light is None else light
+        one = look_for_marker(light, marker, corners, view.calibration)
+        found += [one] if one is not None else []
+    return found
 
 
 def require_calibration_fits(calibration: CameraCalibration | None, size_px: tuple[int, int]) -> None:
@@ -138,16 +163,17 @@ def bed_from_markers(
 
     Raises CameraError when they contradict each other and no single one is to blame.
     """
-    seen, notes = list(seen), list(remarks)
+    notes = list(remarks)
     solution = _solve(seen, size_px, calibration)
-    while solution.rms_px > _allowed_px(seen) and len(seen) >= 3:
-        trials = [_solve(seen[:i] + seen[i + 1 :], size_px, calibration) for i in range(len(seen))]
-        best = int(np.argmin([t.rms_px for t in trials]))
-        if trials[best].rms_px > 0.4 * solution.rms_px or (trials[best].rms_px > _allowed_px(seen) and len(seen) == 3):
-            break
-        notes.append(f"marker {seen[best].marker.id} is not where or not as large as the machine file says, and is not used")
-        seen, solution = seen[:best] + seen[best + 1 :], trials[best]
-    if solution.rms_px > _allowed_px(seen):
+    allowed_px = _allowed_px(seen)
+    kept = [s for s, distance in zip(seen, solution.marker_distance_px, strict=True) if distance <= allowed_px]
+    if len(kept) < len(seen):
+        if len(seen) < 3 or len(kept) < 2:
+            raise CameraError(_contradiction(seen, max(solution.marker_distance_px)))
+        for left_out in (s for s in seen if s not in kept):
+            notes.append(f"marker {left_out.marker.id} is not where or not as large as the machine file says, and is not used")
+        seen, solution = kept, _solve(kept, size_px, calibration)
+    if solution.rms_px > allowed_px:
         raise CameraError(_contradiction(seen, solution.rms_px))
     return _view(seen, solution, size_px, bed_height_m, calibration, notes)
 
@@ -158,13 +184,15 @@ def _allowed_px(seen: Sequence[SeenMarker]) -> float:
     return RESIDUAL_ALLOWED_PX + 0.002 * float(np.ptp(corners, axis=0).max())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Solution:
     homography: Array
     rms_px: float
     parameter_covariance: Array
     pose: tuple[Array, Array] | None
     """Rotation world to camera and translation, bed frame."""
+    marker_distance_px: tuple[float, ...]
+    """Median distance of each marker's corners from the solution."""
 
 
 def _solve(seen: Sequence[SeenMarker], size_px: tuple[int, int], calibration: CameraCalibration | None) -> _Solution:
@@ -190,21 +218,30 @@ def _solve(seen: Sequence[SeenMarker], size_px: tuple[int, int], calibration: Ca
         first = (start / start[2, 2] / np.array([[scale], [scale], [1.0]])).ravel()[:8]
     free_edges = len(seen) >= 2
 
+    weight = np.ones(len(bed))
+
+    def raw(q: Array) -> Array:
+        return _project(homography(q[:-1]), bed) + q[-1] * outward - px
+
     def residuals(q: Array) -> Array:
-        shift = q[-1]
-        return np.append((_project(homography(q[:-1]), bed) + shift * outward - px).ravel(), shift / EDGE_SHIFT_PRIOR_PX * 0.1)
+        return np.append((raw(q) * weight[:, None]).ravel(), q[-1] / EDGE_SHIFT_PRIOR_PX * 0.1)
 
     q, normal = _gauss_newton(residuals, np.append(first, 0.0), free_last=free_edges)
-    r = residuals(q)[:-1]
+    for _ in range(5 if len(seen) > 1 else 0):
+        distance = np.linalg.norm(raw(q), axis=1)
+        limit_px = max(2.0 * float(np.median(distance)), 0.1)
+        weight[:] = 1 / (1 + (distance / limit_px) ** 2)
+        q, normal = _gauss_newton(residuals, q, free_last=free_edges)
+    distance = np.linalg.norm(raw(q), axis=1)
     unknowns = len(first) + free_edges
-    sigma2 = max(float(r @ r) / max(len(r) - unknowns, 4), CORNER_FLOOR_PX**2)
+    sigma2 = max(float(np.sum((weight * distance) ** 2)) / max(2 * float(np.sum(weight)) - unknowns, 4), CORNER_FLOOR_PX**2)
     h = homography(q[:-1])
     h = h / h[2, 2]
     jac = _numeric_jacobian(lambda p: (homography(p) / homography(p)[2, 2]).ravel()[:8], q[:-1])
     covariance = np.linalg.pinv(normal)[: len(first), : len(first)] * sigma2
-    rms = float(np.sqrt(np.mean(np.sum(r.reshape(-1, 2) ** 2, axis=1))))
+    rms = float(np.sqrt(np.average(distance**2, weights=weight**2)))
     pose = (cv2.Rodrigues(q[:3])[0], q[3:6]) if calibration is not None else None
-    return _Solution(h, rms, jac @ covariance @ jac.T, pose)
+    return _Solution(h, rms, jac @ covariance @ jac.T, pose, tuple(np.median(distance.reshape(-1, 4), axis=1)))
 
 
 def _gauss_newton(residuals: Callable[[Array], Array], start: Array, *, free_last: bool) -> tuple[Array, Array]:
@@ -323,6 +360,7 @@ def _view(
         calibration=calibration,
         camera_position_world_m=position,
         rotation_camera_world=pose[0] if pose is not None else None,
+        bed_height_m=bed_height_m,
         remarks=tuple(remarks),
     )
     scale = [np.sqrt(abs(np.linalg.det(view.jacobian_m_per_px(s.corners_px.mean(axis=0))))) for s in seen]

@@ -17,16 +17,18 @@ from melter.errors import MachineFileError
 from melter.machine import Marker
 from melter.vision.calibration import CameraCalibration
 from melter.vision.opencv import cv2
-from melter.vision.response import Light, Pixels, Response, checked_pixels, full_scale, linear
+from melter.vision.response import Light, Pixels, Response, checked_pixels, linear
 
 Array = NDArray[np.float64]
 
 PROFILE_STEP_PX = 0.25
+INTERPOLATION_PX2 = 1 / 6
+"""Variance that bilinear interpolation between pixels adds to a profile, on average."""
 MIN_SIDE_PX = 9.0
 """Below this a marker's corners say less than they confuse."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SeenMarker:
     """A marker of the machine file as it appears in an image."""
 
@@ -69,11 +71,37 @@ def find_markers(
             elif len(quads) > 1:
                 remarks.append(f"marker {dictionary} {number} appears {len(quads)} times and is not used")
             else:
-                light = _grey_light(pixels, response) if light is None else light
+                light = grey_light(pixels, response) if light is None else light
                 one = _refine(light, wanted[number], quads[0], calibration)
                 if one is not None:
                     seen.append(one)
     return seen, remarks
+
+
+def look_for_marker(
+    light: Light, marker: Marker, corners_px: Array, calibration: CameraCalibration | None = None
+) -> SeenMarker | None:
+    """Return a marker near where its corners (4, 2) are expected, or None; cables across it do little harm.
+
+    For markers that the detector missed: their edges are located and their squares compared with what is expected.
+    """
+    one = _refine(light, marker, corners_px, calibration)
+    return one if one is not None and _likeness(light, one) > 0.6 else None
+
+
+def _likeness(light: Light, seen: SeenMarker) -> float:
+    """Correlation of the squares' brightness with the marker's own picture."""
+    dictionary = dictionary_of(seen.marker.dictionary)
+    cells = int(dictionary.markerSize) + 2
+    picture = np.asarray(cv2.aruco.generateImageMarker(dictionary, seen.marker.id, cells, None, 1), dtype=float)
+    side = 4 * cells
+    square = np.array([(0, 0), (side, 0), (side, side), (0, side)], dtype=np.float32)
+    warp = cv2.getPerspectiveTransform(square, seen.corners_px.astype(np.float32))
+    flat = cv2.warpPerspective(light, warp, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    means = np.median(flat.reshape(cells, 4, cells, 4), axis=(1, 3))
+    if means.std() < 1e-6:
+        return 0.0
+    return float(np.corrcoef(means.ravel(), picture.ravel())[0, 1])
 
 
 def dictionary_of(name: str) -> cv2.aruco.Dictionary:
@@ -109,7 +137,8 @@ def _grey_8bit(pixels: Pixels) -> NDArray[np.uint8]:
     return np.asarray(grey if grey.dtype == np.uint8 else (grey >> 8).astype(np.uint8), dtype=np.uint8)
 
 
-def _grey_light(pixels: Pixels, response: Response) -> Light:
+def grey_light(pixels: Pixels, response: Response) -> Light:
+    """Return (h, w) linear light of the green channel."""
     if pixels.ndim == 3:
         pixels = np.ascontiguousarray(pixels[:, :, 1])
     return linear(pixels, response)
@@ -121,13 +150,14 @@ def _refine(light: Light, marker: Marker, corners_px: Array, calibration: Camera
     lines: list[tuple[Array, Array]] = []
     scatters: list[float] = []
     blurs: list[float] = []
-    for _ in range(2):
+    cells = int(dictionary_of(marker.dictionary).markerSize) + 2
+    for _ in range(3):
         sides = np.linalg.norm(np.roll(corners, -1, axis=0) - corners, axis=1)
         if sides.min() < MIN_SIDE_PX:
             return None
         lines, scatters, blurs = [], [], []
         for i in range(4):
-            edge = _edge(light, corners[i], corners[(i + 1) % 4], corners.mean(axis=0), float(sides.min()) / 6)
+            edge = _edge(light, np.roll(corners, -i, axis=0), cells)
             if edge is None:
                 return None
             points, blur_px = edge
@@ -145,14 +175,15 @@ def _refine(light: Light, marker: Marker, corners_px: Array, calibration: Camera
     return SeenMarker(marker, corners, ideal, outward, float(np.mean(scatters)), float(np.median(blurs)))
 
 
-def _edge(light: Light, start: Array, end: Array, inside: Array, cell_px: float) -> tuple[Array, float] | None:
-    """Points on the border between black and white along one edge, (n, 2) px, and the blur across it (std, px)."""
+def _edge(light: Light, corners: Array, cells: int) -> tuple[Array, float] | None:
+    """Points on the border along the edge between the first two corners, (n, 2) px, and the blur across it (std, px)."""
+    start, end = corners[0], corners[1]
     length = float(np.linalg.norm(end - start))
     along = (end - start) / length
     normal = np.array([-along[1], along[0]])
-    if normal @ (start - inside) < 0:
+    if normal @ (start - corners[2]) < 0:
         normal = -normal
-    half = float(np.clip(0.8 * cell_px, 1.5, 5.0))
+    half = float(np.clip(0.65 * ((start - corners[2:]) @ normal).min() / cells, 1.25, 5.0))
     margin = max(0.08 * length, min(half, 0.25 * length))
     t = np.linspace(margin, length - margin, int(np.clip(length, 8, 60)))
     steps = round(half / PROFILE_STEP_PX)
@@ -172,9 +203,10 @@ def _edge(light: Light, start: Array, end: Array, inside: Array, cell_px: float)
     place = d[-1] - share @ weight
     slope = np.diff(np.median(share, axis=0))
     middle = (d[1:] + d[:-1]) / 2
-    slope = np.maximum(slope, 0)
+    slope = np.where(slope > 0.05 * slope.max(), slope, 0.0)
     mean = slope @ middle / max(slope.sum(), 1e-9)
-    blur = np.sqrt(max(slope @ (middle - mean) ** 2 / max(slope.sum(), 1e-9), 0.0))
+    spread = slope @ (middle - mean) ** 2 / max(slope.sum(), 1e-9) - INTERPOLATION_PX2
+    blur = np.sqrt(max(spread, 0.09))
     return start + t[good, None] * along + place[:, None] * normal, float(blur)
 
 
@@ -216,6 +248,3 @@ def whole_marker_px(corners_px: Array, grow: float = 1.35) -> Array:
     """Return the (4, 2) outline of a marker with its white margin."""
     centre = corners_px.mean(axis=0)
     return centre + grow * (corners_px - centre)
-
-
-__all__ = ["SeenMarker", "dictionary_of", "find_markers", "full_scale", "marker_corners_m", "whole_marker_px"]

@@ -1,0 +1,50 @@
+"""``melter eval``: how well a policy keeps the spot on the path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro
+
+from melter.cli.common import Common, emit, parse, require_in, say
+from melter.errors import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval(Common):
+    """Play a policy through a fixed suite of episodes and report its spot error (mm) and the cables' tensions (N)."""
+
+    model: tyro.conf.Positional[str | None] = None
+    """Run folder, bundle folder, policy.safetensors or stable-baselines3 zip."""
+    suite: str = "nominal"
+    """nominal: the machine as its file says; outdoor: every quantity of the randomisation table varied."""
+    controller: str = "policy"
+    """policy. (servo, the classical controller, is not built yet.)"""
+    episodes: int = 200
+    """Episodes of 20 s each."""
+    threads: int | None = None
+    """Native threads for the simulations. Default: all cores but one."""
+
+
+def run(argv: list[str]) -> int:
+    """Evaluate; return the exit code."""
+    options = parse(Eval, argv, "eval")
+    require_in("--episodes", options.episodes, 1, 1_000_000)
+    if options.suite not in ("nominal", "outdoor"):
+        raise BadInput(f"--suite {options.suite}: must be nominal or outdoor")
+    if options.controller != "policy":
+        raise BadInput(f"--controller {options.controller}: only policy is built yet")
+    if options.model is None:
+        raise BadInput("eval: a model is needed, such as runs/ppo-corner8-001")
+    from melter.machine import load_machine
+    from melter.policy.evaluate import evaluate
+    from melter.policy.load import load_for
+    from melter.policy.train import default_threads
+
+    machine = load_machine(options.machine)
+    policy = load_for(options.model, machine)
+    say(f"{options.suite}: {options.episodes} episodes")
+    threads = default_threads() if options.threads is None else options.threads
+    result = evaluate(policy.net.act, machine, options.suite, options.episodes, first=options.seed, threads=threads)
+    emit({"model": options.model, "model_sha256": policy.sha256, **result.table()}, options.json, result.text())
+    return 0

@@ -1,0 +1,147 @@
+"""``melter sim-train``: train a policy in simulation."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from melter.cli.common import Common, emit, parse, require_in, say
+from melter.errors import BadInput
+
+if TYPE_CHECKING:
+    from melter.policy.train import Progress, TrainRequest, TrainResult
+
+ALGORITHMS = ("ppo",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimTrain(Common):
+    """Train a policy in simulation, into a run folder. Without options: the best policy for this machine in under 4 minutes."""
+
+    algo: str = "ppo"
+    """Algorithm: ppo."""
+    preset: str = "default"
+    """Named settings from melter/policy/presets.toml: default, smoke, long."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """KEY=VALUE over the preset, such as learning_rate=5e-4; may be given more than once."""
+    steps: int | None = None
+    """Control steps to train for, all simulations together; without --minutes, time does not stop it."""
+    minutes: float | None = None
+    """Wall time to train for (min). Default 3.3 when neither --steps nor --minutes is given."""
+    envs: int | None = None
+    """Simulations stepped together. Default: the preset's."""
+    threads: int | None = None
+    """Native threads for the simulations. Default: all cores but one."""
+    nice: int = 5
+    """Priority the process gives up (0 to 19), so that the laptop stays usable."""
+    out: str | None = None
+    """Run folder. Default: the next free runs/ppo-MACHINE-NNN."""
+    resume: str | None = None
+    """Run folder to go on with, as if never stopped; --minutes or --steps then give the new total."""
+
+
+def run(argv: list[str]) -> int:
+    """Train; return the exit code."""
+    options = parse(SimTrain, argv, "sim-train")
+    if options.algo not in ALGORITHMS:
+        raise BadInput(f"--algo {options.algo}: must be one of {', '.join(ALGORITHMS)}")
+    require_in("--nice", options.nice, 0, 19)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    if options.resume is not None and options.out is not None:
+        raise BadInput(f"--out {options.out}: does not go with --resume, which goes on in its own folder")
+    from melter.policy import train as training
+
+    resume = options.resume is not None
+    if resume:
+        request, folder = training.resumable(str(options.resume), options.minutes, options.steps)
+    else:
+        request = _request(options)
+        folder = training.start_folder(options.out, request.machine)
+    os.nice(options.nice)
+    say(f"training for {request.machine.name} into {folder}: {request.ppo.envs} simulations on {request.threads} threads")
+    show = _Show()
+    try:
+        result = training.train(request, folder, show, resume=resume)
+    except KeyboardInterrupt:
+        show.close()
+        say(f"stopped; go on with: melter sim-train --resume {folder}")
+        raise
+    show.close()
+    emit(_table(result), options.json, _text(result))
+    return 0
+
+
+def _request(options: SimTrain) -> TrainRequest:
+    from melter.policy import train as training
+    from melter.policy.config import ppo_config
+
+    overrides = options.set + ((f"envs={options.envs}",) if options.envs is not None else ())
+    minutes = 3.3 if options.minutes is None and options.steps is None else options.minutes
+    return training.TrainRequest(
+        machine=training.load_request_machine(options.machine),
+        ppo=ppo_config(options.preset, overrides),
+        minutes=minutes,
+        steps=options.steps,
+        seed=options.seed,
+        threads=training.default_threads() if options.threads is None else options.threads,
+    )
+
+
+def _table(result: TrainResult) -> dict[str, Any]:
+    return {
+        "model": result.model,
+        "run": result.folder,
+        "steps": result.steps,
+        "seconds": round(result.seconds, 2),
+        "steps_per_s": round(result.steps / max(result.seconds, 1e-9), 1),
+        "eval": {evaluation.suite: evaluation.table() for evaluation in result.evaluations},
+    }
+
+
+def _text(result: TrainResult) -> str:
+    lines = [evaluation.text() for evaluation in result.evaluations]
+    rate = result.steps / max(result.seconds, 1e-9)
+    lines.append(f"{result.steps:,} steps in {result.seconds:.0f} s ({rate:,.0f} steps/s)")
+    lines.append(f"policy: {result.model}")
+    return "\n".join(lines)
+
+
+class _Show:
+    """Progress on stderr: a live bar on a terminal, a line every 15 s elsewhere."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __call__(self, progress: Progress) -> None:
+        left = progress.seconds * (1 - progress.share) / max(progress.share, 1e-6)
+        words = f"reward {progress.reward:+.2f}  error {progress.error_mm:.2f} mm  {progress.steps_per_s:,.0f} steps/s  {left:.0f} s left"
+        if sys.stderr.isatty():
+            self._draw(progress.share, words)
+        elif time.monotonic() - self._said > 15:
+            self._said = time.monotonic()
+            say(f"{100 * progress.share:3.0f} %  {progress.steps:,} steps  {words}")
+
+    def _draw(self, share: float, words: str) -> None:
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(BarColumn(), TextColumn("{task.percentage:3.0f} %  {task.description}"), console=Console(stderr=True))
+            self._task = self._bar.add_task("", total=1.0)
+            self._bar.start()
+        self._bar.update(self._task, completed=share, description=words)
+
+    def close(self) -> None:
+        """Stop drawing."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,1 @@
+"""Motors over serial: wire protocols, ports, drivers, and the simulated controller of the rehearsal machine."""

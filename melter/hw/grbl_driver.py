@@ -1,0 +1,279 @@
+"""The motor driver for grblHAL (and Grbl) boards: one port, one background thread that reads and polls.
+
+All protocol is in :class:`melter.hw.session.Session`; this module moves bytes between it and the port.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from melter.errors import LinkFault, PortError
+from melter.hw.board import describe, differences
+from melter.hw.driver import MotorStatus, Promises
+from melter.hw.grbl import JOG_CANCEL
+from melter.hw.handshake import Board, Talk
+from melter.hw.jogs import BLOCKS_MAX
+from melter.hw.serial_port import OnBytes, SerialPort, device_of, serial_number
+from melter.hw.session import Session
+from melter.machine import WINCH_COUNT, Machine
+from melter.safety.gate import ApprovedCommand
+
+WAIT_S = 0.005
+"""Longest sleep of the background thread: how late a poll or a held-back jog can be."""
+PREPARED_S = 0.1
+"""Steps that grblHAL may have prepared ahead (ten segments of 10 ms)."""
+RECOVER_S = 5.0
+"""How long a vanished port is waited for."""
+
+
+class GrblDriver:
+    """Eight winches behind a grblHAL board on ``port``; opens nothing until ``connect``.
+
+    ``on_bytes``: told every byte both ways with its time, from the background thread as well.
+    """
+
+    def __init__(
+        self,
+        port: str,
+        machine: Machine,
+        *,
+        on_bytes: OnBytes | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._device = port
+        self._machine = machine
+        self._on_bytes = on_bytes
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._port: SerialPort | None = None
+        self._session: Session | None = None
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._serial_number: str | None = None
+        self._board: Board | None = None
+        self._past_faults: tuple[str, ...] = ()
+        self._zero_um: NDArray[np.int64] = np.zeros(WINCH_COUNT, dtype=np.int64)
+        self._status = MotorStatus(
+            positions_m=np.zeros(WINCH_COUNT), state="unknown", read_host_s=-np.inf, queue_depth=0
+        )
+
+    @property
+    def promises(self) -> Promises:
+        """No checksum; a board that is left alone runs its queue out and stops by itself."""
+        limits = self._machine.limits
+        braking_s = limits.speed_max_m_s / limits.acceleration_max_m_s2
+        silent_s = BLOCKS_MAX * self._machine.control.period_s + PREPARED_S + braking_s
+        return Promises(
+            checks_packets=False,
+            stops_when_silent_s=silent_s,
+            reports_position=True,
+            reports_speed=False,
+            reports_current=False,
+        )
+
+    @property
+    def board(self) -> Board:
+        """What the board said of itself at ``connect``."""
+        if self._board is None:
+            raise PortError(f"port {self._device}: not connected")
+        return self._board
+
+    def connect(self) -> None:
+        """Open the port, make sure of board, axes, settings and state. Raises PortError; nothing has moved then."""
+        if self._port is not None:
+            raise PortError(f"port {self._device}: already connected")
+        try:
+            board, _ = self._open()
+            self._refuse_unsuitable(board)
+        except BaseException:
+            self.close()
+            raise
+        self._begin(board)
+
+    def send(self, command: ApprovedCommand) -> ApprovedCommand:
+        """Pass on one period's motion. Raises LinkFault when a fault is latched."""
+        if not isinstance(command, ApprovedCommand):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"send: {type(command).__name__}, must be an ApprovedCommand from the gate")
+        with self._lock:
+            session = self._live()
+            self._raise_fault(session)
+            self._write(session.push(np.asarray(command.counts_um, dtype=np.int64), command.period_s, self._clock()))
+            self._raise_fault(session)
+        return command
+
+    def poll(self) -> MotorStatus:
+        """Return the newest status."""
+        with self._lock:
+            session = self._session
+            if session is None:
+                return self._status
+            self._status = MotorStatus(
+                positions_m=(session.position_um - self._zero_um).astype(np.float64) * 1e-6,
+                state=session.state,
+                read_host_s=session.read_s,
+                queue_depth=session.stream.depth,
+                faults=(*self._past_faults, *session.faults),
+                position_trusted=session.position_trusted,
+            )
+            return self._status
+
+    def stop(self) -> None:
+        """Cancel the jog at once and drop what is queued. Raises LinkFault when the port takes no bytes."""
+        with self._lock:
+            session = self._live()
+            failed = bool(session.faults)
+            self._write(JOG_CANCEL if failed else session.stop(self._clock()))
+            if not failed:
+                self._raise_fault(session)
+
+    def zero(self) -> None:
+        """Let the present position be zero: the lens is parked, a person says so."""
+        with self._lock:
+            self._zero_um = self._live().position_um.copy()
+
+    def recover(self) -> None:
+        """Bring the link back after a fault, also under the port's new name; raises LinkFault.
+
+        Faults stay latched in the status, but ``send`` works again, for the way to dark. Where the counters no
+        longer follow from what was known before, they go on from there and are marked as not trusted.
+        """
+        before = self.poll()
+        known_um = np.rint(before.positions_m * 1e6).astype(np.int64) + self._zero_um
+        self._shut()
+        deadline_s = self._clock() + RECOVER_S
+        while True:
+            try:
+                board, talk = self._open()
+                if board.alarm is not None:
+                    talk.unlock()
+                if board.axes < WINCH_COUNT:
+                    raise PortError(f"port {self._device}: {board.axes} axes, the machine has {WINCH_COUNT} winches")
+                break
+            except (PortError, LinkFault) as error:
+                self._close_port()
+                if self._clock() > deadline_s:
+                    raise LinkFault(f"port {self._device}: not back within {RECOVER_S:g} s: {error}") from None
+                time.sleep(0.1)
+        moved_um = board.position_um[:WINCH_COUNT] - known_um
+        reach_um = self._machine.limits.speed_max_m_s * self.promises.stops_when_silent_s * 1e6
+        follows = bool((np.abs(moved_um) <= reach_um).all())
+        if not follows:
+            self._zero_um = self._zero_um + moved_um
+        session = self._begin(board)
+        session.position_trusted = before.position_trusted and follows
+        self._past_faults = before.faults
+
+    def close(self) -> None:
+        """Stop, end the thread, let go of the port."""
+        with contextlib.suppress(LinkFault):
+            if self._session is not None:
+                self.poll()
+                self.stop()
+        self._shut()
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> tuple[Board, Talk]:
+        device = (device_of(self._serial_number) if self._serial_number else None) or self._device
+        self._port = SerialPort(device, self._on_bytes, self._clock)
+        self._port.open()
+        self._serial_number = self._serial_number or serial_number(device)
+        talk = Talk(self._port, self._clock)
+        try:
+            return talk.begin(), talk
+        except LinkFault as error:
+            raise PortError(str(error)) from None
+
+    def _refuse_unsuitable(self, board: Board) -> None:
+        if board.axes < WINCH_COUNT:
+            raise PortError(
+                f"port {self._device}: the board has {board.axes} axes, the machine has {WINCH_COUNT} winches"
+            )
+        listed = differences(self._machine, board.settings)
+        if listed:
+            name = self._machine.name
+            raise PortError(
+                f"port {self._device}: settings do not suit {name}: {describe(listed)}; see melter hw setup"
+            )
+        if board.state != "idle":
+            reason = board.alarm or board.state
+            raise PortError(f"port {self._device}: the board is in {reason}, must be idle; melter hw setup unlocks it")
+
+    def _begin(self, board: Board) -> Session:
+        self._board = board
+        session = Session(self._machine, board.facts(self._machine), board.position_um[:WINCH_COUNT], self._clock())
+        self._session = session
+        self._closing.clear()
+        self._thread = threading.Thread(target=self._run, name=f"grbl {self._device}", daemon=True)
+        self._thread.start()
+        return session
+
+    def _run(self) -> None:
+        """Background: hand bytes to the session and send what it says, until closed or hung up."""
+        port, session = self._port, self._session
+        while port is not None and session is not None and not self._closing.is_set():
+            try:
+                data = port.read(WAIT_S)
+                with self._lock:
+                    now_s = self._clock()
+                    failed = bool(session.faults)
+                    out = session.receive(data, now_s) if data else b""
+                    out += session.tick(now_s)
+                    if session.faults and not failed:
+                        out += JOG_CANCEL
+                    if out:
+                        port.write(out)
+            except LinkFault as error:
+                with self._lock:
+                    session.latch(str(error))
+                    session.state = "unknown"
+                return
+
+    def _write(self, data: bytes) -> None:
+        """Send bytes; a port that is gone is latched and raised."""
+        if not data or self._port is None:
+            return
+        try:
+            self._port.write(data)
+        except LinkFault as error:
+            if self._session is not None:
+                self._session.latch(str(error))
+            raise
+
+    def _live(self) -> Session:
+        if self._session is None:
+            raise LinkFault(f"hangup: port {self._device}: not connected")
+        return self._session
+
+    def _raise_fault(self, session: Session) -> None:
+        if session.faults:
+            raise LinkFault(f"port {self._device}: {session.faults[0]}")
+
+    def _shut(self) -> None:
+        self._closing.set()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        self._close_port()
+        with self._lock:
+            self._session = None
+
+    def _close_port(self) -> None:
+        port, self._port = self._port, None
+        if port is not None:
+            port.close()

@@ -1,0 +1,1 @@
+"""Train, evaluate and save policies."""

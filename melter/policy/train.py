@@ -1,0 +1,356 @@
+"""Training in simulation: stable-baselines3's PPO on the native batch, into a run folder.
+
+A run can be stopped at any moment (Ctrl-C, kill, power loss) and resumed: every checkpoint holds the network, the
+optimiser, all random states and the simulations themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.utils import LinearSchedule
+
+import melter.env
+from melter.env.sb3 import SandMelterVecEnv
+from melter.errors import BadInput, ModelFileError
+from melter.machine import Machine, load_machine, machine_from_table
+from melter.observation import ObservationBuilder
+from melter.policy.config import PpoConfig, config_from_table
+from melter.policy.evaluate import Evaluation, evaluate
+from melter.policy.files import new_run_folder, replacing, surroundings, write_json
+from melter.safety.bundle import load_policy, manifest_for, save_bundle
+
+CHECKPOINT_S = 20.0
+"""Time between checkpoints; at most this much is lost."""
+EVAL_EPISODES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """One training, resolved: everything needed to do it again."""
+
+    machine: Machine
+    ppo: PpoConfig
+    minutes: float | None = 3.3
+    """Wall time for training; None: no limit."""
+    steps: int | None = None
+    """Control steps; None: until the time is up."""
+    seed: int = 0
+    threads: int = 1
+    """Native threads for the simulations."""
+    scenario: str = "train"
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
+            raise BadInput(f"--minutes {self.minutes}: must be above 0")
+        if self.steps is not None and self.steps < 1:
+            raise BadInput(f"--steps {self.steps}: must be at least 1")
+        if self.minutes is None and self.steps is None:
+            raise BadInput("--minutes, --steps: at least one must be given")
+        if not 1 <= self.threads <= 1024:
+            raise BadInput(f"--threads {self.threads}: must lie between 1 and 1024")
+        if not 0 <= self.seed < 2**31 - 1_000_000:
+            raise BadInput(f"--seed {self.seed}: must lie between 0 and {2**31 - 1_000_001}")
+
+    def table(self) -> dict[str, Any]:
+        """The request as plain values, for ``config.json``."""
+        return {
+            "algorithm": "ppo",
+            "ppo": self.ppo.table(),
+            "minutes": self.minutes,
+            "steps": self.steps,
+            "seed": self.seed,
+            "threads": self.threads,
+            "scenario": self.scenario,
+            "machine": self.machine.model_dump(),
+            "machine_sha256": self.machine.sha256,
+        }
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands, for people to look at."""
+
+    share: float
+    """Of the budget, 0 to 1."""
+    steps: int
+    seconds: float
+    steps_per_s: float
+    reward: float
+    """Per control step, mean over the last rollout."""
+    error_mm: float
+    """Median spot error over the last rollout, exploration noise included."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training gave."""
+
+    folder: Path
+    model: Path
+    steps: int
+    seconds: float
+    evaluations: tuple[Evaluation, ...]
+
+
+def train(request: TrainRequest, folder: Path, on_progress: Callable[[Progress], None], *, resume: bool = False) -> TrainResult:
+    """Train into ``folder`` and evaluate; on KeyboardInterrupt the model so far is saved, then it is raised again."""
+    torch.set_num_threads(1)
+    env = melter.env.sb3_vec_env(request.ppo.envs, request.machine, request.scenario, request.threads, request.seed)
+    model = _model(request, env)
+    keeper = _Keeper(request, folder, on_progress)
+    if resume:
+        keeper.load(model, env)
+    else:
+        write_json(folder / "config.json", {**request.table(), **surroundings()})
+    model.set_logger(Logger(str(folder), [_CsvLog(folder / "progress.csv"), TensorBoardOutputFormat(str(folder))]))
+    try:
+        model.learn(1 << 60, callback=keeper, reset_num_timesteps=False)
+    except _BudgetSpent:
+        keeper.save(model, env)
+    except KeyboardInterrupt:
+        _save(model, request, folder)
+        raise
+    finally:
+        model.logger.close()
+    path = folder / "model.zip"
+    evaluations = _evaluate(folder, request)
+    return TrainResult(folder, path, model.num_timesteps, keeper.seconds, evaluations)
+
+
+def resumable(folder: str, minutes: float | None, steps: int | None) -> tuple[TrainRequest, Path]:
+    """Return the request of a run folder, with a new budget where one is given; raise BadInput where there is none."""
+    place = Path(folder)
+    try:
+        table = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        request = TrainRequest(
+            machine=machine_from_table(table["machine"], f"{place}/config.json"),
+            ppo=config_from_table(table["ppo"]),
+            minutes=table["minutes"] if minutes is None and steps is None else minutes,
+            steps=table["steps"] if minutes is None and steps is None else steps,
+            seed=table["seed"],
+            threads=table["threads"],
+            scenario=table["scenario"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"--resume {folder}: not a run folder of melter sim-train ({type(error).__name__}: {error})") from None
+    if not (place / "checkpoints" / "latest.pt").is_file():
+        raise BadInput(f"--resume {folder}: holds no checkpoint yet; start again with another --out")
+    return request, place
+
+
+def default_threads() -> int:
+    """Cores for the simulations when one is left free for the person at the laptop."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    return max(1, cores - 1)
+
+
+def load_request_machine(name: str) -> Machine:
+    """Return the machine to train for; refuse one that cannot hold its lens where it works."""
+    machine = load_machine(name)
+    reason = ObservationBuilder(machine).why_not_held()
+    if reason:
+        raise BadInput(f"machine {machine.name}: {reason}; see `melter machine check {name}`")
+    return machine
+
+
+class _BudgetedPPO(PPO):
+    """PPO whose schedules follow the budget of the run, be it time or steps."""
+
+    share: Callable[[], float] = staticmethod(lambda: 0.0)
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:  # noqa: ARG002
+        self._current_progress_remaining = 1.0 - min(self.share(), 1.0)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "share"]
+
+
+def _model(request: TrainRequest, env: SandMelterVecEnv) -> _BudgetedPPO:
+    ppo = request.ppo
+    return _BudgetedPPO(
+        "MlpPolicy",
+        env,
+        learning_rate=LinearSchedule(ppo.learning_rate, ppo.learning_rate / 20, 1.0),
+        n_steps=ppo.n_steps,
+        batch_size=ppo.batch_size,
+        n_epochs=ppo.n_epochs,
+        gamma=ppo.gamma,
+        gae_lambda=ppo.gae_lambda,
+        clip_range=ppo.clip_range,
+        ent_coef=ppo.ent_coef,
+        vf_coef=ppo.vf_coef,
+        max_grad_norm=ppo.max_grad_norm,
+        policy_kwargs={"net_arch": list(ppo.net_arch), "log_std_init": ppo.log_std_init},
+        seed=request.seed,
+        device="cpu",
+    )
+
+
+class _BudgetSpent(Exception):
+    """Leaves ``learn`` between two updates, where a run can be resumed exactly."""
+
+
+class _Keeper(BaseCallback):
+    """Keeps the budget, the checkpoints and the figures that people watch."""
+
+    def __init__(self, request: TrainRequest, folder: Path, on_progress: Callable[[Progress], None]) -> None:
+        super().__init__()
+        self.request, self.folder, self.on_progress = request, folder, on_progress
+        self.seconds = 0.0
+        self._since = time.monotonic()
+        self._saved = time.monotonic()
+        self._errors: list[Any] = []
+        self._terms: dict[str, float] = {}
+        self._ticks = 0
+        self._pace = (time.monotonic(), 0)
+
+    def share(self, model: PPO) -> float:
+        """Share of the budget that is used up."""
+        self._clock()
+        steps, minutes = self.request.steps, self.request.minutes
+        by_steps = model.num_timesteps / steps if steps else 0.0
+        return max(by_steps, self.seconds / (60 * minutes) if minutes else 0.0)
+
+    def _clock(self) -> None:
+        now = time.monotonic()
+        self.seconds += now - self._since
+        self._since = now
+
+    def _on_training_start(self) -> None:
+        model = self.model
+        model.share = lambda: self.share(model)  # type: ignore[attr-defined,arg-type]
+        self._since = time.monotonic()
+        self._pace = (time.monotonic(), model.num_timesteps)
+
+    def _on_rollout_start(self) -> None:
+        if self.share(self.model) >= 1:  # type: ignore[arg-type]
+            raise _BudgetSpent
+        if time.monotonic() - self._saved > CHECKPOINT_S:
+            self.save(self.model, self.training_env)  # type: ignore[arg-type]
+        self._errors, self._terms, self._ticks = [], {}, 0
+
+    def _on_step(self) -> bool:
+        truth = self.training_env.truth  # type: ignore[attr-defined]
+        self._errors.append(truth["spot_error_m"])
+        for name, value in truth.items():
+            if name.startswith("reward_"):
+                self._terms[name] = self._terms.get(name, 0.0) + float(value.mean())
+        self._ticks += 1
+        return True
+
+    def _on_rollout_end(self) -> None:
+        error_mm = float(np.median(np.concatenate(self._errors))) * 1e3
+        reward = sum(self._terms.values()) / self._ticks
+        now, (before, steps) = time.monotonic(), self._pace
+        rate = (self.num_timesteps - steps) / max(now - before, 1e-9)
+        self._pace = (now, self.num_timesteps)
+        for name, value in self._terms.items():
+            self.logger.record(f"reward/{name.removeprefix('reward_')}", value / self._ticks)
+        self.logger.record("error/median_mm", error_mm)
+        self.logger.record("time/steps_per_s", rate)
+        self.logger.record("time/seconds", self.seconds)
+        share = min(self.share(self.model), 1.0)  # type: ignore[arg-type]
+        self.on_progress(Progress(share, self.num_timesteps, self.seconds, rate, reward, error_mm))
+
+    def save(self, model: PPO, env: SandMelterVecEnv) -> None:
+        """Write the checkpoint that a resume goes on from."""
+        self._clock()
+        place = self.folder / "checkpoints"
+        place.mkdir(exist_ok=True)
+        kind, key, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 (stable-baselines3 shuffles with it)
+        torch_state = {
+            "policy": model.policy.state_dict(),
+            "optimizer": model.policy.optimizer.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+            "numpy_rng": {"kind": kind, "key": torch.from_numpy(key.astype(np.int64)), "place": [position, has_gauss, gauss]},  # type: ignore[union-attr]
+            "env": {name: torch.from_numpy(_signed(array)) for name, array in env.env.state().items()},
+            "starts": torch.from_numpy(np.asarray(model._last_episode_starts)),  # pyright: ignore[reportPrivateUsage]
+            "returns": torch.from_numpy(env.running()),
+            "counts": {"steps": model.num_timesteps, "updates": model._n_updates, "seconds": self.seconds},  # pyright: ignore[reportPrivateUsage]
+        }
+        with replacing(place / "latest.pt") as beside:
+            torch.save(torch_state, beside)
+        _save(model, self.request, self.folder)
+        self._saved = time.monotonic()
+
+    def load(self, model: PPO, env: SandMelterVecEnv) -> None:
+        """Go on from the checkpoint; raise ModelFileError where it is damaged."""
+        path = self.folder / "checkpoints" / "latest.pt"
+        try:
+            kept = torch.load(path, weights_only=True)
+            model.policy.load_state_dict(kept["policy"])
+            model.policy.optimizer.load_state_dict(kept["optimizer"])
+            env_state = {name: value.numpy() for name, value in kept["env"].items()}
+            env_state["keys"] = env_state["keys"].view(np.uint64)
+            model._last_obs = env.env.restore(env_state)  # pyright: ignore[reportPrivateUsage]
+            model._last_episode_starts = kept["starts"].numpy()  # pyright: ignore[reportPrivateUsage]
+            env.go_on(kept["returns"].numpy())
+            counts, rng = kept["counts"], kept["numpy_rng"]
+        except Exception as error:
+            raise ModelFileError(f"{path}: not a checkpoint of this version ({type(error).__name__})") from None
+        model.num_timesteps, model._n_updates, self.seconds = counts["steps"], counts["updates"], counts["seconds"]  # pyright: ignore[reportPrivateUsage]
+        torch.set_rng_state(kept["torch_rng"])
+        position, has_gauss, gauss = rng["place"]
+        np.random.set_state((rng["kind"], rng["key"].numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+
+
+class _CsvLog(KVWriter):
+    """One row per update; goes on with the file of a resumed run."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._names = path.read_text(encoding="utf-8").splitlines()[0].split(",") if path.is_file() else []
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:  # noqa: ARG002
+        row = {"steps": step, **key_values}
+        new = not self._names
+        self._names = self._names or sorted(row, key=lambda name: (name != "steps", name))
+        with self._path.open("a", encoding="utf-8") as file:
+            if new:
+                file.write(",".join(self._names) + "\n")
+            file.write(",".join(str(row.get(name, "")) for name in self._names) + "\n")
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+
+def _signed(array: Any) -> Any:
+    """Keys as the same bits in a type that torch can save."""
+    return array.view(np.int64) if array.dtype == np.uint64 else array
+
+
+def _save(model: PPO, request: TrainRequest, folder: Path) -> Path:
+    """Write ``model.zip``, then the bundle that melter itself loads."""
+    path = folder / "model.zip"
+    with replacing(path) as beside:
+        model.save(beside)
+    net = load_policy(path).net
+    builder = ObservationBuilder(request.machine)
+    save_bundle(folder, net, manifest_for(net, request.machine, builder.table, builder.sha256, "ppo"))
+    return path
+
+
+def _evaluate(folder: Path, request: TrainRequest) -> tuple[Evaluation, ...]:
+    net = load_policy(folder).net
+    suites = ("nominal", "outdoor")
+    results = tuple(evaluate(net.act, request.machine, suite, EVAL_EPISODES, threads=request.threads) for suite in suites)
+    write_json(folder / "eval.json", {result.suite: result.table() for result in results})
+    return results
+
+
+def start_folder(out: str | None, machine: Machine) -> Path:
+    """Create the folder of a new run."""
+    return new_run_folder(out, f"ppo-{machine.name}")

@@ -1,0 +1,257 @@
+"""A smooth bright patch as a model: an elliptical generalised Gaussian fitted to linear light on the bed.
+
+    light(p) = A exp(-q^b),  q = |U (p - c)|^2,  U upper triangular
+
+b = 1 is a Gaussian, larger b a flat top. Saturated pixels only say "at least"; pixels much darker than the model count
+little (something hides them). Residuals are logarithmic, so that the flanks of a saturated patch and the core of an
+unsaturated one both tell. Second moment of such a profile: Nadarajah, A generalized normal distribution (2005).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import lgamma
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+MODEL_ERROR = 0.10
+"""Relative departure of real patches from the model."""
+HIDDEN_LIMIT = 3.5
+"""Standard deviations: a pixel that is darker than the model by more than this is rather hidden than badly modelled."""
+BRIGHTER_LIMIT = 8.0
+"""The same for brighter pixels, which nothing that hides explains; glints and texture do."""
+WELL_FITTED = 0.13
+"""RMS logarithmic residual of a whole patch; more may mean that part of it is hidden."""
+SHAPE_PRIOR = (0.10, 0.5)
+"""Mean and standard deviation of ln b: patches near focus are slightly flatter than a Gaussian."""
+FLUX_PRIOR_STD = 0.4
+"""Of the logarithm of the patch's power, as told by the lens and the sunlit sand."""
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Pixels to fit: flat arrays."""
+
+    x_m: Array
+    y_m: Array
+    light: Array
+    """Linear light above background."""
+    saturated: NDArray[np.bool_]
+    noise: float
+    """Standard deviation of the light of one dark pixel."""
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """A fitted patch."""
+
+    parameters: Array
+    """(7,) ln A, x, y, ln U11, U12, ln U22, ln b."""
+    covariance: Array
+    """(7, 7)"""
+    explained: float
+    """Share of the samples' log variance that the model explains, 0..1."""
+    hidden_share: float
+    """Share of the model's light that something hides."""
+    misfit: float
+    """RMS logarithmic residual where the patch is bright and not hidden."""
+    cost: float
+    """What the fit minimised."""
+    missing_m: Array
+    """(2,) from the centre to where light is missing."""
+
+    @property
+    def centre_m(self) -> Array:
+        """(2,) on the bed."""
+        return self.parameters[1:3]
+
+    @property
+    def moments_m2(self) -> Array:
+        """(2, 2) second central moments."""
+        return _moments(self.parameters)
+
+    @property
+    def peak(self) -> float:
+        """Linear light at the centre."""
+        return float(np.exp(self.parameters[0]))
+
+
+def log_flux(theta: Array) -> float:
+    """Return the logarithm of the light integrated over the bed, full scale times m²."""
+    b = float(np.exp(theta[6]))
+    return float(theta[0] - theta[3] - theta[5]) + np.log(np.pi / b) + lgamma(1 / b)
+
+
+def start_from(centre_m: Array, moments_m2: Array, peak: float, shape: float = 1.1) -> Array:
+    """Return parameters of a profile with these moments."""
+    b = shape
+    spread = 0.5 * np.exp(lgamma(2 / b) - lgamma(1 / b))
+    u = np.linalg.cholesky(np.linalg.inv(moments_m2 / spread)).T
+    return np.array([np.log(peak), *centre_m, np.log(u[0, 0]), u[0, 1], np.log(u[1, 1]), np.log(b)])
+
+
+def fit_profile(
+    samples: Samples,
+    start: Array,
+    *,
+    log_flux_expected: float | None = None,
+    shape_known: tuple[Array, float] | None = None,
+    iterations: int = 14,
+) -> Profile:
+    """Return the profile that fits the samples best, from ``start`` (7,).
+
+    ``log_flux_expected`` steadies the amplitude where most is saturated; ``shape_known`` is a profile's parameters and
+    how far (relative) its size and amplitude may have changed since: it completes a patch that is partly hidden.
+    """
+    floor = max(3 * samples.noise, 0.01 * float(samples.light.max(initial=0.0)), 1e-5)
+    seen = np.log(np.maximum(samples.light, 0) + floor)
+    sigma = np.sqrt((samples.noise / (np.maximum(samples.light, 0) + floor)) ** 2 + MODEL_ERROR**2)
+    unit = _unit(start)
+
+    def equations(theta: Array, softness: float) -> tuple[float, Array, Array]:
+        return _normal_equations(samples, seen, sigma, floor, theta, start, unit, log_flux_expected, shape_known, softness)
+
+    theta, _, a = _descend(equations, start, unit, 4.0, iterations)
+    profile = _judged(samples, seen, sigma, floor, theta, _covariance(a, unit), equations(theta, 1.0)[0])
+    if profile.misfit < WELL_FITTED and profile.hidden_share < 0.01:
+        return profile
+    theta, cost, a = _descend(equations, theta, unit, 1.0, iterations)
+    return _judged(samples, seen, sigma, floor, theta, _covariance(a, unit), cost)
+
+
+def _covariance(normal: Array, unit: Array) -> Array:
+    return np.linalg.pinv(normal) * np.outer(unit, unit)
+
+
+def _descend(
+    equations: Callable[[Array, float], tuple[float, Array, Array]], start: Array, unit: Array, softness: float, iterations: int
+) -> tuple[Array, float, Array]:
+    """Levenberg and Marquardt's way down; returns parameters, cost and scaled normal matrix."""
+    theta, damping = start, 1e-3
+    cost, a, g = equations(theta, softness)
+    for _ in range(iterations):
+        step = np.linalg.solve(a + damping * np.diag(np.diag(a)), -g)
+        step = step * min(1.0, 1.5 / float(np.abs(step).max()))
+        new = theta + step * unit
+        new[6] = np.clip(new[6], -1.0, 2.3)
+        trial = equations(new, softness)
+        if np.isfinite(trial[0]) and trial[0] <= cost:
+            small = np.abs(step).max() < 1e-3 or cost - trial[0] < 1e-4 * cost
+            theta, (cost, a, g), damping = new, trial, max(damping * 0.2, 1e-6)
+            if small:
+                break
+        else:
+            damping *= 8
+            if damping > 1e6:
+                break
+    return theta, cost, a
+
+
+def _unit(start: Array) -> Array:
+    """Step sizes that make all parameters about equally strong: the patch's size for the centre, its U for the shear."""
+    size = float(np.exp(-(start[3] + start[5]) / 2))
+    return np.array([1.0, size, size, 1.0, 1 / size, 1.0, 1.0])
+
+
+def _model(samples: Samples, theta: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
+    dx, dy = samples.x_m - theta[1], samples.y_m - theta[2]
+    s1 = np.exp(theta[3]) * dx + theta[4] * dy
+    s2 = np.exp(theta[5]) * dy
+    q = np.maximum(s1 * s1 + s2 * s2, 1e-12)
+    qb = np.minimum(q ** np.exp(theta[6]), 60.0)
+    return np.exp(theta[0] - qb), s1, s2, dx, dy, qb
+
+
+def _normal_equations(
+    samples: Samples,
+    seen: Array,
+    sigma: Array,
+    floor: float,
+    theta: Array,
+    start: Array,
+    unit: Array,
+    log_flux_expected: float | None,
+    shape_known: tuple[Array, float] | None,
+    softness: float,
+) -> tuple[float, Array, Array]:
+    """Robust cost, its Gauss-Newton matrix and gradient in scaled parameters."""
+    light, s1, s2, dx, dy, qb = _model(samples, theta)
+    r = np.log(light + floor) - seen
+    r[samples.saturated] = np.minimum(r[samples.saturated], 0)
+    z = r / sigma
+    share = 1 / (1 + (z / np.where(z > 0, softness * HIDDEN_LIMIT, BRIGHTER_LIMIT)) ** 2)
+    weight = np.where(z > 0, share * share, share)
+    cost = float(np.sum(np.where(z > 0, 0.5 * z * z * share, -0.5 * BRIGHTER_LIMIT**2 * np.log(share))))
+    b = float(np.exp(theta[6]))
+    q = np.maximum(s1 * s1 + s2 * s2, 1e-12)
+    base = light / (light + floor) / sigma
+    base = np.where(samples.saturated & (r >= 0), 0.0, base)
+    dq = -b * qb / q
+    e3, e5 = float(np.exp(theta[3])), float(np.exp(theta[5]))
+    columns = np.stack(
+        [
+            np.ones_like(light),
+            dq * (-2 * s1 * e3),
+            dq * (-2 * (s1 * theta[4] + s2 * e5)),
+            dq * (2 * s1 * e3 * dx),
+            dq * (2 * s1 * dy),
+            dq * (2 * s2 * e5 * dy),
+            -qb * np.log(q) * b,
+        ]
+    )
+    columns *= base
+    columns *= unit[:, None]
+    a = (columns * weight) @ columns.T
+    g = columns @ (weight * z)
+    for row, value, std in _priors(theta, start, unit, log_flux_expected, shape_known):
+        cost += 0.5 * (value / std) ** 2
+        a += np.outer(row, row) / std**2
+        g += row * value / std**2
+    return cost, a + 1e-9 * np.eye(7), g
+
+
+def _priors(
+    theta: Array, start: Array, unit: Array, log_flux_expected: float | None, shape_known: tuple[Array, float] | None
+) -> list[tuple[Array, float, float]]:
+    """(scaled gradient, residual, standard deviation) of what is known beforehand."""
+    rows: list[tuple[Array, float, float]] = []
+    known = np.eye(7)
+    rows.append((known[6], float(theta[6]) - SHAPE_PRIOR[0], SHAPE_PRIOR[1]))
+    if log_flux_expected is not None:
+        row = known[0] - known[3] - known[5]
+        rows.append((row, log_flux(theta) - log_flux_expected, FLUX_PRIOR_STD))
+    if shape_known is not None:
+        before, change = shape_known
+        size_u = float(np.exp((before[3] + before[5]) / 2))
+        for i in (0, 3, 5, 6):
+            rows.append((known[i], float(theta[i] - before[i]), change))
+        rows.append((known[4] * unit[4] / size_u, float(theta[4] - before[4]) / size_u, change))
+    return rows
+
+
+def _judged(samples: Samples, seen: Array, sigma: Array, floor: float, theta: Array, covariance: Array, cost: float) -> Profile:
+    light, *_, dx, dy, _ = _model(samples, theta)
+    r = np.log(light + floor) - seen
+    r[samples.saturated] = np.minimum(r[samples.saturated], 0)
+    bright = light > 0.10 * np.exp(theta[0])
+    dark = (r > 6 * sigma) & (r > 0.5) & bright
+    kept = ~dark
+    spread = float(np.var(seen[kept])) if kept.any() else 0.0
+    explained = 1 - float(np.mean(r[kept] ** 2)) / max(spread, 1e-9) if kept.any() else 0.0
+    core = bright & kept
+    misfit = float(np.sqrt(np.mean(r[core] ** 2))) if core.any() else 1.0
+    weight = light * np.maximum(r, 0) * bright
+    missing = np.array([weight @ dx, weight @ dy]) / max(float(weight.sum()), 1e-12)
+    return Profile(theta, covariance, explained, float(light[dark].sum() / max(light.sum(), 1e-12)), misfit, cost, missing)
+
+
+def _moments(theta: Array) -> Array:
+    b = float(np.exp(theta[6]))
+    spread = 0.5 * np.exp(lgamma(2 / b) - lgamma(1 / b))
+    u = np.array([[np.exp(theta[3]), theta[4]], [0.0, np.exp(theta[5])]])
+    inverse = np.linalg.inv(u)
+    return spread * inverse @ inverse.T

@@ -1,0 +1,101 @@
+"""Where in a frame is something brighter than sunlit sand and white paper can be?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from melter.geometry.pose import sun_direction_world
+from melter.machine import Machine
+from melter.vision.maps import BedMaps
+from melter.vision.opencv import cv2
+from melter.vision.patch import Level
+from melter.vision.response import SATURATED_SHARE, Pixels, Response, full_scale, table
+
+BRIGHTER_THAN_SAND = 4.0
+"""White paper in the sun is 2 to 3 times as bright as sand (albedo 0.9 against 0.3 to 0.45); the darkest useful patch 10 times."""
+DARKEST_THRESHOLD = 0.025
+"""Linear light (code 44 of 255): below it, noise and stray light are bright too."""
+SEARCH_WIDTH_PX = 800
+"""Wider images are searched at half size, each pixel the largest of its 2 x 2."""
+MOST_CANDIDATES = 6
+DIFFUSE_W_M2 = 100.0
+"""Sky light on a clear day."""
+SUN_HALF_ANGLE_RAD = 4.65e-3
+"""Mean over the year (Astronomical Almanac: 959.6 seconds of arc at 1 au)."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A bright region: its box (u0, v0, u1, v1) in pixels and its light."""
+
+    box: tuple[int, int, int, int]
+    weight: float
+    """Pixels above the threshold."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to."""
+
+    level: Level
+    candidates: tuple[Candidate, ...]
+    reason: str = ""
+    """Why there is none, if there is none."""
+
+
+def find_bright(pixels: Pixels, maps: BedMaps, machine: Machine, response: Response) -> Found:
+    """Return bright regions on the bed, largest first."""
+    u0, v0, u1, v1 = maps.bounds_px
+    if u1 <= u0 or len(maps.sample) < 50:
+        return Found(Level(0, 1, 1, 1), (), "the bed is out of view")
+    green = cv2.extractChannel(pixels, 1) if pixels.ndim == 3 else pixels
+    codes = table(response, 8 if pixels.dtype == np.uint8 else 16)
+    values = codes[green.ravel()[maps.sample]]
+    sand = float(np.percentile(values, 70))
+    limit = SATURATED_SHARE * full_scale(pixels)
+    level = Level(sand, float(min(max(BRIGHTER_THAN_SAND * sand, DARKEST_THRESHOLD), codes[int(limit)])), _flux_expected_m2(machine), _floor_semi_axis_m(machine))
+    if sand > 0.8:
+        return Found(level, (), f"overexposed: sunlit sand is at {100 * sand:.0f} % of full scale")
+    threshold = int(np.searchsorted(codes, level.threshold))
+    half = pixels.shape[1] > SEARCH_WIDTH_PX
+    part = green[v0:v1, u0:u1]
+    mask = _bright(part, maps.allowed[v0:v1, u0:u1], threshold, half=half)
+    scale = 2 if half else 1
+    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    count, _, stats, _ = cv2.connectedComponentsWithStatsWithAlgorithm(mask, 8, cv2.CV_32S, cv2.CCL_BBDT)
+    order = np.argsort(-stats[1:count, cv2.CC_STAT_AREA])[:MOST_CANDIDATES] + 1
+    candidates = []
+    for i in order:
+        x, y, w, h, n = (int(s) for s in stats[i])
+        if n * scale**2 >= 4:
+            candidates.append(Candidate((u0 + scale * x, v0 + scale * y, min(u0 + scale * (x + w), u1), min(v0 + scale * (y + h), v1)), n * scale**2))
+    return Found(level, tuple(candidates), "" if candidates else "nothing on the bed is brighter than sunlit sand can be")
+
+
+def _bright(part: Pixels, allowed: NDArray[np.uint8], threshold: int, *, half: bool) -> NDArray[np.uint8]:
+    """255 where a pixel (or one of 2 x 2) reaches the threshold."""
+    if part.dtype == np.uint8:
+        mask = cv2.bitwise_and(cv2.inRange(part, np.array([threshold]), np.array([255])), allowed)
+    else:
+        mask = ((part >= threshold) & (allowed > 0)).astype(np.uint8) * 255
+    if half:
+        mask = mask[: mask.shape[0] // 2 * 2, : mask.shape[1] // 2 * 2]
+        mask = mask[::2, ::2] | mask[1::2, ::2] | mask[::2, 1::2] | mask[1::2, 1::2]
+    return np.asarray(mask, dtype=np.uint8)
+
+
+def _flux_expected_m2(machine: Machine) -> float:
+    """Power of the patch over the irradiance of open, level sand."""
+    sun, lens = machine.sun, machine.lens
+    up = float(sun_direction_world(sun.zenith_rad, sun.azimuth_rad)[2])
+    sunlit = max(sun.dni_w_m2 * up, 1.0) + DIFFUSE_W_M2
+    return lens.transmission * lens.short_edge_m * lens.long_edge_m * max(sun.dni_w_m2, 1.0) / sunlit
+
+
+def _floor_semi_axis_m(machine: Machine) -> float:
+    """Twice the standard deviation of the image of the sun's disc, blurred by facets that are better than said by 40 %."""
+    facets_rad = 0.6e-3 * machine.lens.facet_error_mrad / np.sqrt(2)
+    return 2 * machine.lens.focal_length_m * float(np.hypot(SUN_HALF_ANGLE_RAD / 2, facets_rad))

@@ -1,0 +1,122 @@
+"""The patch tracker: one estimate of the light patch per frame, with an honest uncertainty, or ``lost``.
+
+A frame is searched for bright spots, each spot is measured or rejected (:mod:`melter.vision.patch`), and what is left
+is judged against where the patch was going: position, speed and shape over time (:mod:`melter.vision.track`).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from melter.errors import CameraError
+from melter.machine import Machine
+from melter.observation import PatchEstimate, Status
+from melter.vision.bed import BedView, require_calibration_fits, solve_bed
+from melter.vision.calibration import CameraCalibration
+from melter.vision.maps import BedMaps, build_maps
+from melter.vision.patch import Level, Rejected, Spot, axes_of, measure_spot
+from melter.vision.response import Pixels, Response, checked_pixels
+from melter.vision.search import find_bright
+from melter.vision.track import Choice, Track
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerOptions:
+    """How the camera and the sand are; the defaults suit a webcam over raked sand."""
+
+    response: Response = "srgb"
+    """Curve from light to code that the camera applies."""
+    relief_m: float = 0.0009
+    """Standard deviation of the sand's height; moves the patch by height / tan(camera elevation)."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrackDetails:
+    """What the tracker saw in its last frame, for overlays and for people who ask why."""
+
+    reason: str
+    """Why there is no patch, or what is special about it; may be empty."""
+    spots: tuple[Spot, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
+    level: Level | None = None
+    seconds: float = 0.0
+    """Spent on this frame."""
+
+
+class PatchTracker:
+    """Follows the light patch of one machine through the frames of one camera that stands still."""
+
+    def __init__(self, machine: Machine, calibration: CameraCalibration | None = None, options: TrackerOptions | None = None) -> None:
+        self.machine, self.calibration, self.options = machine, calibration, options or TrackerOptions()
+        self.view: BedView | None = None
+        """The bed as the camera sees it; None until markers were seen."""
+        self.last_details = TrackDetails("no frame yet")
+        self._maps: BedMaps | None = None
+        self._track = Track()
+        self._referenced = False
+
+    def set_reference(self, image: NDArray[Any]) -> BedView:
+        """Take the bed's view from a frame with the lens parked and the markers well exposed; return it.
+
+        Raises CameraError when no marker is in view, or the markers contradict the machine file.
+        """
+        view = solve_bed(checked_pixels(image), self.machine, self.calibration, self.options.response)
+        self.use_view(view)
+        self._referenced = True
+        return view
+
+    def use_view(self, view: BedView) -> None:
+        """Use a bed view solved before."""
+        self.view, self._maps = view, build_maps(view, self.machine)
+        self._track = Track()
+
+    def track(self, image: NDArray[Any], captured_host_s: float, frame: int = 0) -> PatchEstimate:
+        """Return the patch in one frame. Never raises for what is in the picture; see ``last_details.reason``."""
+        started_s = time.perf_counter()
+        try:
+            pixels = checked_pixels(image)
+            require_calibration_fits(self.calibration, (pixels.shape[1], pixels.shape[0]))
+            if self.view is None or (not self._referenced and self.view.image_size_px != (pixels.shape[1], pixels.shape[0])):
+                self.set_reference(pixels)
+                self._referenced = False
+        except CameraError as error:
+            status: Status = "no_markers" if self.view is None else "lost"
+            self.last_details = TrackDetails(str(error))
+            return PatchEstimate(status, captured_host_s, frame=frame)
+        view, maps = self.view, self._maps
+        if view is None or maps is None or view.image_size_px != (pixels.shape[1], pixels.shape[0]):
+            self.last_details = TrackDetails(f"image is {pixels.shape[1]} x {pixels.shape[0]} px, the reference was not")
+            return PatchEstimate("lost", captured_host_s, frame=frame)
+        return self._estimate(pixels, view, maps, captured_host_s, frame, started_s)
+
+    def _estimate(self, pixels: Pixels, view: BedView, maps: BedMaps, captured_host_s: float, frame: int, started_s: float) -> PatchEstimate:
+        found = find_bright(pixels, maps, self.machine, self.options.response)
+        spots: list[Spot] = []
+        rejected: list[Rejected] = []
+        for candidate in found.candidates:
+            result = measure_spot(
+                pixels, candidate.box, None, view, maps, found.level, self.options.response, self._track.shape_at(captured_host_s), self.options.relief_m
+            )
+            if isinstance(result, Rejected):
+                rejected.append(result)
+            else:
+                spots.append(result)
+        choice = self._track.choose(spots, captured_host_s)
+        reason = choice.reason or ("; ".join(r.reason for r in rejected) if choice.spot is None and rejected else "") or (found.reason if choice.spot is None else "")
+        self.last_details = TrackDetails(reason, tuple(spots), tuple(rejected), found.level, time.perf_counter() - started_s)
+        return _estimate_of(choice, captured_host_s, frame)
+
+
+def _estimate_of(choice: Choice, captured_host_s: float, frame: int) -> PatchEstimate:
+    spot = choice.spot
+    if spot is None:
+        return PatchEstimate("lost", captured_host_s, frame=frame)
+    semi_axes, angle = axes_of(spot.moments_m2)
+    return PatchEstimate(choice.status, captured_host_s, spot.centre_m, semi_axes, angle, spot.covariance_m2, frame)
