@@ -72,7 +72,9 @@ def _track(config: TrackConfig) -> int:
     reference = read_image(config.reference) if config.reference else None
     if reference is not None:
         view = tracker.set_reference(reference)
-        say(f"bed: markers {list(view.markers_seen)}, residual {view.residual_px:.2f} px = {1000 * view.residual_m:.2f} mm")
+        say(
+            f"bed: markers {list(view.markers_seen)}, residual {view.residual_px:.2f} px = {1000 * view.residual_m:.2f} mm"
+        )
         for remark in view.remarks:
             say(f"bed: {remark}")
     if calibration is None:

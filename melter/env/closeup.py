@@ -17,7 +17,7 @@ def paint_caption(painter: Painter, look: Look) -> None:
     """Write the caption at the upper right, and what the cables' colours mean."""
     if not look.caption:
         return
-    lines = look.caption if look.drawable else (*look.caption[:1], "diverged")
+    lines = look.caption if look.drawable else (look.caption[0], "diverged")
     size, margin = painter.height / 36, 0.03 * painter.height
     left, right, top = painter.width - 0.37 * painter.height, painter.width - margin, painter.height - margin
     bottom = top - (1.4 * len(lines) + 2.3) * size

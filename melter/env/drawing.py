@@ -15,8 +15,7 @@ from matplotlib.path import Path
 from matplotlib.transforms import Bbox, IdentityTransform
 from numpy.typing import NDArray
 
-from melter.env.look import Colour, Look, tension_colour
-from melter.geometry.cables import Array
+from melter.env.look import Array, Colour, Look, tension_colour
 from melter.machine import Machine
 
 Picture = NDArray[np.uint8]
@@ -24,7 +23,7 @@ Picture = NDArray[np.uint8]
 FIELD_OF_VIEW_RAD = np.radians(27.0)
 """Vertical."""
 AZIMUTH_RAD, ELEVATION_RAD = np.radians(196.0), np.radians(-21.0)
-"""Where the camera looks: from the south-east, a little from above."""
+"""Where the camera looks: from the east, a little from the north and from above."""
 SKY_TOP, SKY_LOW, GROUND = (0.53, 0.68, 0.85), (0.88, 0.92, 0.95), (0.63, 0.59, 0.53, 1.0)
 SAND, SAND_EDGE, SHADOW = (0.84, 0.74, 0.54, 1.0), (0.55, 0.46, 0.30, 1.0), (0.10, 0.08, 0.05, 0.38)
 POLE, RING, PULLEY = (0.40, 0.42, 0.47, 1.0), (0.48, 0.50, 0.55, 1.0), (0.15, 0.15, 0.17, 1.0)

@@ -23,7 +23,7 @@ mujoco: Any = _mujoco
 """Its names come from compiled modules that type checkers cannot read."""
 
 PROBE_TIMEOUT_S = 20.0
-SHADOW_MAP_PX = 4096
+SHADOW_MAP_PX = 2048
 _PROBE = """
 import sys, importlib, numpy, mujoco
 context = importlib.import_module("mujoco." + sys.argv[1]).GLContext(32, 32)
@@ -140,7 +140,7 @@ def _model(machine: Machine, eye: Eye) -> Any:
     )
     spec.visual.global_.offwidth, spec.visual.global_.offheight = eye.size_px
     spec.visual.global_.fovy = float(np.degrees(FIELD_OF_VIEW_RAD))
-    spec.visual.quality.shadowsize, spec.visual.map.shadowclip = SHADOW_MAP_PX, 4.0
+    spec.visual.quality.shadowsize, spec.visual.map.shadowclip = SHADOW_MAP_PX, 3.0
     spec.visual.headlight.ambient, spec.visual.headlight.diffuse = [0.45] * 3, [0.25] * 3
     spec.visual.headlight.specular = [0.0] * 3
     ground, bed = spec.geom("ground"), spec.geom("bed")

@@ -139,18 +139,20 @@ def look_at(machine: Machine, spot_world_m: ArrayLike | None, path_world_m: Arra
     patch = fast_patch(LensOptics.from_machine(machine), centre, rotation, sun, machine.sand.height_m)
     structure = structure_matrix(machine.pulleys_world_m, machine.attachments_lens_m, centre, rotation)
     weight = np.array([0.0, 0.0, -machine.lens.moving_mass_kg * GRAVITY_M_S2, 0.0, 0.0, 0.0])
+    tensions = reference_tensions_n(structure, weight, machine)
     return Look(
         machine=machine,
         centre_world_m=centre,
         rotation=rotation,
         sun_world=sun,
-        tensions_n=reference_tensions_n(structure, weight, machine),
+        tensions_n=tensions,
         pulleys_world_m=machine.pulleys_world_m,
         attachments_lens_m=machine.attachments_lens_m,
         focal_length_m=machine.lens.focal_length_m,
         spot_world_m=patch.centre_world_m,
         moments_m2=np.array([patch.xx, patch.xy, patch.yy]),
         path_ahead_world_m=path_world_m,
+        caption=(machine.name, f"sun {machine.sun.zenith_deg:.0f}° from zenith", *_tension_lines(machine, tensions)),
         sand_height_m=machine.sand.height_m,
     )
 
@@ -164,11 +166,13 @@ def tension_colour(tension_n: float, machine: Machine) -> Colour:
 
 
 def _caption(machine: Machine, t_s: float, error_m: Array, tensions_n: Array) -> tuple[str, ...]:
-    limits = machine.limits
     error_mm = 1e3 * float(np.hypot(error_m[0], error_m[1]))
+    return f"t {t_s:.1f} s", f"spot error {error_mm:.2f} mm", *_tension_lines(machine, tensions_n)
+
+
+def _tension_lines(machine: Machine, tensions_n: Array) -> tuple[str, str]:
+    limits = machine.limits
     return (
-        f"t {t_s:.1f} s",
-        f"spot error {error_mm:.2f} mm",
         f"tension {tensions_n.min():.0f} to {tensions_n.max():.0f} N",
         f"(band {limits.tension_min_n:.0f} to {limits.tension_max_n:.0f} N)",
     )

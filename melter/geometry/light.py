@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,7 +26,6 @@ from melter.geometry.optics import (
     through_sheet,
 )
 from melter.geometry.pose import rotation_facing, sun_direction_world
-from melter.machine import Machine
 
 Array = NDArray[np.float64]
 
@@ -55,8 +55,8 @@ class LensOptics:
     """What the grooves are computed for; None: ``focal_length_m`` where it is one number, else the mean edge."""
 
     @classmethod
-    def from_machine(cls, machine: Machine, **changes: ArrayLike) -> LensOptics:
-        """Return the lens of a machine file, with other values (or arrays) for the fields named in ``changes``."""
+    def from_machine(cls, machine: Any, **changes: ArrayLike) -> LensOptics:
+        """Return the lens of a ``melter.machine.Machine``, with other values (or arrays) for the fields named in ``changes``."""
         lens = machine.lens
         optics = cls(
             focal_length_m=lens.focal_length_m,

@@ -17,7 +17,7 @@ def sun_direction_world(zenith_rad: ArrayLike, azimuth_rad: ArrayLike) -> Array:
 
     Zenith angle from world +z, azimuth clockwise from north (pvlib's convention), radians.
     """
-    zenith, azimuth = np.asarray(zenith_rad, dtype=float), np.asarray(azimuth_rad, dtype=float)
+    zenith, azimuth = np.broadcast_arrays(np.asarray(zenith_rad, dtype=float), np.asarray(azimuth_rad, dtype=float))
     horizontal = np.sin(zenith)
     return np.stack([horizontal * np.sin(azimuth), horizontal * np.cos(azimuth), np.cos(zenith)], axis=-1)
 

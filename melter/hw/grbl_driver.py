@@ -231,11 +231,8 @@ class GrblDriver:
                 data = port.read(WAIT_S)
                 with self._lock:
                     now_s = self._clock()
-                    failed = bool(session.faults)
                     out = session.receive(data, now_s) if data else b""
                     out += session.tick(now_s)
-                    if session.faults and not failed:
-                        out += JOG_CANCEL
                     if out:
                         port.write(out)
             except LinkFault as error:

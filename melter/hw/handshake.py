@@ -102,7 +102,7 @@ class Talk:
             return self._board(report, (), {})
         if report.state in ("jog", "run"):
             report = self._bring_to_rest()
-        if not only_look and self.banner is None and report.state in ("idle", "alarm"):
+        if not only_look and self.banner is None:
             self.port.write(SOFT_RESET)
             self._await(lambda event: isinstance(event, Banner), BANNER_S)
             report = self._report()

@@ -17,6 +17,12 @@ from melter.machine import WINCH_COUNT
 
 BLOCKS_MAX = 3
 """Jogs on the board at most; more is latency, and a queue that the axes cannot follow never empties."""
+QUEUE_S = 0.06
+"""No further jog is sent while those on the board are meant to take longer than this and braking."""
+PREPARED_S = 0.06
+"""Motion that the board holds outside its planner; without buffer reports it looks like part of the queue."""
+NEAR_UM = 20
+"""Two steps: closer to its end than this, a block is done."""
 LINES_MAX = 2
 """Unanswered lines at most; real boards answer a jog in 6 ms (median) to 52 ms."""
 CATCH_UP = 1.25
@@ -75,13 +81,13 @@ class JogStream:
     _blocks: deque[Sent] = field(default_factory=deque[Sent])
     _past: deque[tuple[float, Micrometres]] = field(default_factory=deque[tuple[float, Micrometres]])
     _speed_um_s: float = 0.0
+    """Of the fastest axis in the newest jog."""
     _discard: bool = False
     _later_um: Micrometres = field(default_factory=zeros)
     _reports_to_skip: int = 0
     _cancel_sent_s: float = 0.0
     _period_s: float = 0.0
     _last_um: Micrometres = field(default_factory=zeros)
-    _done_s: float = 0.0
 
     @property
     def depth(self) -> int:
@@ -176,7 +182,6 @@ class JogStream:
 
     def pump(self, now_s: float) -> bytes:
         """Return the next jog, a cancel, or nothing."""
-        self._retire_by_time(now_s)
         ahead_um = self.target_um - self.plan_um
         if self.cancelling_s is not None:
             return b""
@@ -185,7 +190,7 @@ class JogStream:
         if not ahead_um.any():
             self.pending_s = 0.0
             return b""
-        if self.depth >= BLOCKS_MAX or len(self._lines) >= LINES_MAX:
+        if self._full():
             return b""
         fastest_s = float(np.abs(ahead_um).max()) / self.speed_max_um_s
         late = self.pending_s > 1.5 * self._period_s
@@ -195,7 +200,7 @@ class JogStream:
             return b""
         self.plan_um = self.plan_um + ahead_um
         self._lines.append(Sent(ahead_um, self.plan_um.copy(), duration_s, len(line), now_s))
-        self._speed_um_s = float(np.sqrt(np.square(ahead_um.astype(float)).sum())) / duration_s
+        self._speed_um_s = float(np.abs(ahead_um).max()) / duration_s
         self.pending_s = 0.0
         return line
 
@@ -214,17 +219,26 @@ class JogStream:
         array = np.array(ends)
         return array.min(axis=0), array.max(axis=0)
 
+    def _full(self) -> bool:
+        """Whether the board has enough to do; without buffer reports, what it has prepared counts as well."""
+        unseen_s = 0.0 if self.blocks_total is not None else PREPARED_S
+        most = BLOCKS_MAX + round(unseen_s / max(self._period_s, SHORTEST_S))
+        queued_s = sum(sent.duration_s for sent in self._blocks) + sum(sent.duration_s for sent in self._lines)
+        enough_s = QUEUE_S + unseen_s + 0.5 * self._speed_um_s / self.acceleration_um_s2
+        return self.depth >= most or len(self._lines) >= LINES_MAX or queued_s > enough_s
+
     def _turns_round(self, ahead_um: Micrometres) -> bool:
         """Whether cancelling beats running out the queue: it leads away from the target by more than braking does."""
         if self._lines or not self._blocks:
             return False
         left_um = (self.plan_um - self.position_um).astype(float)
         left = float(np.sqrt((left_um * left_um).sum()))
+        longest = float(np.abs(left_um).max())
         back = (ahead_um + self._last_um).astype(float)  # where it is and where it is going
-        if left <= REVERSAL_UM or float((left_um * back).sum()) >= -0.5 * left * float(np.sqrt((back * back).sum())):
+        if longest <= REVERSAL_UM or float((left_um * back).sum()) >= -0.5 * left * float(np.sqrt((back * back).sum())):
             return False
         braking = self._speed_um_s**2 / (2 * self.acceleration_um_s2) + self._speed_um_s * REACTION_S
-        return left > braking
+        return longest > braking
 
     def _while_cancelling(self, report: Report, now_s: float) -> bytes:
         if self._reports_to_skip:
@@ -242,23 +256,22 @@ class JogStream:
     def _retire(self, report: Report, now_s: float) -> None:
         """Strike off the blocks that the board has done."""
         if report.blocks_free is None or self.blocks_total is None:
-            keep = 0 if report.state == "idle" else len(self._blocks)
+            keep = 0 if report.state == "idle" else self._keep_by_position()
         else:
             keep = max(0, self.blocks_total - report.blocks_free)
         while len(self._blocks) > keep:
             self._past.append((now_s, self._blocks.popleft().end_um))
 
-    def _retire_by_time(self, now_s: float) -> None:
-        """Without buffer reports: a block is done when its time is over, counted from the one before it."""
-        if self.blocks_total is not None:
-            return
-        while self._blocks:
-            block = self._blocks[0]
-            end_s = max(self._done_s, block.accepted_s or now_s) + block.duration_s
-            if end_s > now_s:
-                return
-            self._done_s = end_s
-            self._past.append((end_s, self._blocks.popleft().end_um))
+    def _keep_by_position(self) -> int:
+        """Without buffer reports: how many blocks end beyond where the board was seen."""
+        start_um, keep = self._past[-1][1], len(self._blocks)
+        for block in self._blocks:
+            along = (block.end_um - start_um).astype(float)
+            beyond = float(((block.end_um - self.position_um) * along).sum())
+            if beyond > NEAR_UM * float(np.sqrt((along * along).sum())):
+                break
+            start_um, keep = block.end_um, keep - 1
+        return keep
 
     def _forget(self, now_s: float) -> None:
         self._lines.clear()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melter.hw.grbl import JOG_CANCEL, STATUS, Alarm, Banner, Decoder, Error, Event, Garbage, Micrometres, Ok, Report
-from melter.hw.jogs import JogStream
+from melter.hw.jogs import RESEND_CANCEL_S, JogStream
 from melter.machine import WINCH_COUNT, Machine
 
 Array = NDArray[np.float64]
@@ -64,6 +64,7 @@ class Session:
         self._asked_s: float | None = None
         self._next_poll_s = now_s
         self._odd = 0
+        self._cancelled_s = -np.inf
         self._moved_s, self._moved = now_s, (position_um, 0)
         self._noise: deque[float] = deque()
         speed_um_s = machine.limits.speed_max_m_s * 1e6
@@ -92,12 +93,20 @@ class Session:
     def tick(self, now_s: float) -> bytes:
         """Watch the clock: poll, repeat, find what is overdue."""
         self._check_overdue(now_s)
-        out = b"" if self.faults else self.stream.tick(now_s)
+        out = self._keep_stopped(now_s) if self.faults else self.stream.tick(now_s)
         due = now_s >= self._next_poll_s if self._asked_s is None else now_s - self._asked_s > ASK_AGAIN_S
         if due:
             self._next_poll_s = max(self._next_poll_s + POLL_S, now_s)
             out += STATUS
         return self._out(out, now_s)
+
+    def _keep_stopped(self, now_s: float) -> bytes:
+        """After a fault: cancel, and cancel again for as long as the board is not seen at rest (a byte may get lost)."""
+        first = not np.isfinite(self._cancelled_s)
+        if not first and (self.state in ("idle", "alarm") or now_s - self._cancelled_s < RESEND_CANCEL_S):
+            return b""
+        self._cancelled_s = now_s
+        return JOG_CANCEL
 
     def latch(self, fault: str) -> None:
         """Note a fault for good."""
@@ -111,8 +120,9 @@ class Session:
         return data
 
     def _fault(self, text: str) -> bytes:
+        """Latch; the cancel goes out with the next tick."""
         self.latch(text)
-        return JOG_CANCEL
+        return b""
 
     def _handle(self, event: Event, now_s: float) -> bytes:
         """One branch per kind of event."""

@@ -28,3 +28,8 @@ class KeepIn:
         if spot.shape != (2,) or not np.isfinite(spot).all():
             return False
         return bool(shapely.contains_xy(self._inner, spot[0], spot[1]))
+
+    def contains(self, spot_world_m: ArrayLike) -> bool:
+        """Return whether a spot (2,) is inside the polygon itself, margin left aside."""
+        spot = np.asarray(spot_world_m, dtype=float)
+        return bool(shapely.contains_xy(self.polygon, spot[0], spot[1]))

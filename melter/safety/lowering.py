@@ -18,6 +18,10 @@ from melter.safety.limiter import Counts, TickLimits, allowed_interval
 Array = NDArray[np.float64]
 
 
+DARK_SHARE = 0.33
+"""Defocus over focal length where the light counts as spread: at a third, its cone is a ninth of the lens's area."""
+
+
 @dataclass(frozen=True, eq=False)
 class LoweringStep:
     """One tick on the way to dark."""
@@ -36,6 +40,8 @@ class Lowering:
     def __init__(self, machine: Machine, limits: TickLimits) -> None:
         self._limits = limits
         self.kinematics = Kinematics(machine)
+        self._focal_m, self._sand_m = machine.lens.focal_length_m, machine.sand.height_m
+        self._dark_m = DARK_SHARE * machine.lens.focal_length_m
 
     def step(self, lengths_m: Array, previous_um: Counts, tension_n: Array | None, guess: Pose | None) -> LoweringStep:
         """Return the speeds of one tick towards park, as fast as the limits allow.
@@ -45,7 +51,7 @@ class Lowering:
         the nearest allowed speed.
         """
         found = self.kinematics.forward(lengths_m, guess or self.kinematics.park)
-        way = self._straight(lengths_m, found[0]) if found else self.kinematics.park_lengths_m - lengths_m
+        way = self._way(lengths_m, found[0]) if found else self.kinematics.park_lengths_m - lengths_m
         limits = self._limits
         remaining = float(np.abs(self.kinematics.park_lengths_m - lengths_m).max())
         lowest, highest = allowed_interval(previous_um, limits.um(lengths_m), tension_n, limits, speed_um=limits.speed_max_um)
@@ -55,18 +61,32 @@ class Lowering:
         speeds = np.minimum(np.maximum(np.rint(wanted * factor).astype(np.int64), lowest), highest)
         return LoweringStep(speeds, found[0] if found else None, found[1] if found else None)
 
-    def _straight(self, lengths_m: Array, pose: Pose) -> Array:
-        """Change of the cable lengths for the next stretch of the straight line to park, metres.
+    def _way(self, lengths_m: Array, pose: Pose) -> Array:
+        """Change of the cable lengths for the next stretch of the way, metres.
 
-        What the lengths differ from the model's at ``pose`` (calibration, a slack cable) fades linearly on
-        the way, so that the line ends at the park lengths.
+        First down the lens's own axis, which in work points at the sun: the light spreads where it is. Once
+        dark, or as low as park, straight to park. What the lengths differ from the model's at ``pose``
+        (calibration, a slack cable) fades linearly on the line to park, so that it ends at the park lengths.
         """
         kinematics = self.kinematics
         here, there = kinematics.lengths_m(pose), kinematics.park_lengths_m
+        stretch = self._limits.speed_max_um * 1e-6
+        down = self._below(pose)
+        if down is not None:
+            return kinematics.lengths_m(towards(pose, down, min(1.0, stretch / self._dark_m))) - here
         size = float(np.abs(there - lengths_m).max())
-        share = min(1.0, self._limits.speed_max_um * 1e-6 / max(size, 1e-9))
+        share = min(1.0, stretch / max(size, 1e-9))
         ahead = kinematics.lengths_m(towards(pose, kinematics.park, share))
         return ahead - here - share * (lengths_m - here)
+
+    def _below(self, pose: Pose) -> Pose | None:
+        """The end of the way down the lens's axis; None where the light is spread already."""
+        axis = pose.rotation[:, 2]
+        height = pose.centre_world_m[2] - self._sand_m
+        defocus = self._focal_m - height / max(float(axis[2]), 0.1)
+        if defocus >= self._dark_m or pose.centre_world_m[2] <= self.kinematics.park.centre_world_m[2]:
+            return None
+        return Pose(pose.centre_world_m - self._dark_m * axis, pose.rotation)
 
 
 def _fastest_to_stop(remaining_m: float, limits: TickLimits) -> float:

@@ -88,7 +88,10 @@ class BedView:
         d = np.zeros((2, 8))
         d[0, 0:3], d[1, 3:6] = (p[0] / w, p[1] / w, 1 / w), (p[0] / w, p[1] / w, 1 / w)
         d[0, 6:8], d[1, 6:8] = (-u * p[0] / w, -u * p[1] / w), (-v * p[0] / w, -v * p[1] / w)
-        along = np.array([[h[0, 0] - u * h[2, 0], h[0, 1] - u * h[2, 1]], [h[1, 0] - v * h[2, 0], h[1, 1] - v * h[2, 1]]]) / w
+        along = (
+            np.array([[h[0, 0] - u * h[2, 0], h[0, 1] - u * h[2, 1]], [h[1, 0] - v * h[2, 0], h[1, 1] - v * h[2, 1]]])
+            / w
+        )
         back = np.linalg.inv(along) @ d
         return back @ self.parameter_covariance @ back.T
 
@@ -114,11 +117,15 @@ def solve_bed(
     size = (pixels.shape[1], pixels.shape[0])
     require_calibration_fits(calibration, size)
     if not machine.bed.marker:
-        raise CameraError(f"machine {machine.name}: bed.marker is empty; the tracker needs markers to know where the bed is")
+        raise CameraError(
+            f"machine {machine.name}: bed.marker is empty; the tracker needs markers to know where the bed is"
+        )
     seen, remarks = find_markers(pixels, machine.bed.marker, calibration, response)
     if not seen:
         wanted = ", ".join(f"{m.dictionary} {m.id}" for m in machine.bed.marker)
-        raise CameraError(f"no marker in view; the machine file names {wanted}" + ("; " + "; ".join(remarks) if remarks else ""))
+        raise CameraError(
+            f"no marker in view; the machine file names {wanted}" + ("; " + "; ".join(remarks) if remarks else "")
+        )
     view = bed_from_markers(seen, size, machine.sand.height_m, calibration, remarks)
     more = _missed(view, machine, pixels, response)
     if not more:
@@ -136,7 +143,9 @@ def _missed(view: BedView, machine: Machine, pixels: Pixels, response: Response)
     found: list[SeenMarker] = []
     for marker in machine.bed.marker:
         corners = view.to_px(marker_corners_m(marker))
-        inside = np.isfinite(corners).all() and (corners >= 2).all() and (corners <= np.array(view.image_size_px) - 3).all()
+        inside = (
+            np.isfinite(corners).all() and (corners >= 2).all() and (corners <= np.array(view.image_size_px) - 3).all()
+        )
         if marker.id in view.markers_seen or not inside:
             continue
         light = grey_light(pixels, response) if light is None else light
@@ -171,7 +180,9 @@ def bed_from_markers(
         if len(seen) < 3 or len(kept) < 2:
             raise CameraError(_contradiction(seen, max(solution.marker_distance_px)))
         for left_out in (s for s in seen if s not in kept):
-            notes.append(f"marker {left_out.marker.id} is not where or not as large as the machine file says, and is not used")
+            notes.append(
+                f"marker {left_out.marker.id} is not where or not as large as the machine file says, and is not used"
+            )
         seen, solution = kept, _solve(kept, size_px, calibration)
     if solution.rms_px > allowed_px:
         raise CameraError(_contradiction(seen, solution.rms_px))
@@ -213,7 +224,9 @@ def _solve(seen: Sequence[SeenMarker], size_px: tuple[int, int], calibration: Ca
         scale = np.abs(start[:2, 2]).max() + 1.0
 
         def homography(p: Array) -> Array:
-            return np.array([[p[0], p[1], p[2]], [p[3], p[4], p[5]], [p[6], p[7], 1.0]]) * np.array([[scale], [scale], [1.0]])
+            return np.array([[p[0], p[1], p[2]], [p[3], p[4], p[5]], [p[6], p[7], 1.0]]) * np.array(
+                [[scale], [scale], [1.0]]
+            )
 
         first = (start / start[2, 2] / np.array([[scale], [scale], [1.0]])).ravel()[:8]
     free_edges = len(seen) >= 2
@@ -234,7 +247,9 @@ def _solve(seen: Sequence[SeenMarker], size_px: tuple[int, int], calibration: Ca
         q, normal = _gauss_newton(residuals, q, free_last=free_edges)
     distance = np.linalg.norm(raw(q), axis=1)
     unknowns = len(first) + free_edges
-    sigma2 = max(float(np.sum((weight * distance) ** 2)) / max(2 * float(np.sum(weight)) - unknowns, 4), CORNER_FLOOR_PX**2)
+    sigma2 = max(
+        float(np.sum((weight * distance) ** 2)) / max(2 * float(np.sum(weight)) - unknowns, 4), CORNER_FLOOR_PX**2
+    )
     h = homography(q[:-1])
     h = h / h[2, 2]
     jac = _numeric_jacobian(lambda p: (homography(p) / homography(p)[2, 2]).ravel()[:8], q[:-1])
@@ -373,7 +388,9 @@ def _contradiction(seen: Sequence[SeenMarker], rms_px: float) -> str:
     sizes = _apparent_sizes_m(seen)
     start = f"markers contradict the machine file ({rms_px:.1f} px RMS)"
     if sizes is not None:
-        wrong = [(s, size) for s, size in zip(seen, sizes, strict=True) if abs(size / s.marker.size_m - 1) > SIZE_TOLERANCE]
+        wrong = [
+            (s, size) for s, size in zip(seen, sizes, strict=True) if abs(size / s.marker.size_m - 1) > SIZE_TOLERANCE
+        ]
         if wrong:
             listed = ", ".join(f"{s.marker.id}: {size:.3f} m, file {s.marker.size_m:.3f} m" for s, size in wrong)
             return f"{start}: seen from their centres' places, the size_m of markers is not as written ({listed})"

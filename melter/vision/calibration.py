@@ -45,9 +45,13 @@ class CameraCalibration:
             raise CameraError(f"calibration: image_size_px = {[width, height]}, must be 16 to 20000 each")
         fx, fy, cx, cy = matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]
         if not (0.1 * width <= fx <= 100 * width and 0.1 * width <= fy <= 100 * width):
-            raise CameraError(f"calibration: focal lengths {fx:.6g}, {fy:.6g} px, must be 0.1 to 100 image widths ({width} px)")
+            raise CameraError(
+                f"calibration: focal lengths {fx:.6g}, {fy:.6g} px, must be 0.1 to 100 image widths ({width} px)"
+            )
         if not (-width < cx < 2 * width and -height < cy < 2 * height):
-            raise CameraError(f"calibration: principal point {cx:.6g}, {cy:.6g} px, must lie near the {width} x {height} px image")
+            raise CameraError(
+                f"calibration: principal point {cx:.6g}, {cy:.6g} px, must lie near the {width} x {height} px image"
+            )
         if abs(matrix[1, 0]) > 1e-9 or not np.allclose(matrix[2], (0, 0, 1), atol=1e-9):
             raise CameraError("calibration: camera_matrix must be upper triangular with last row 0, 0, 1")
         if np.abs(coefficients).max() > 100:
@@ -114,10 +118,15 @@ def load_calibration(path: str | Path) -> CameraCalibration:
         raise CameraError(f"calibration {path}: must be a JSON object with {', '.join(sorted(keys))}")
     try:
         width, height = (_whole(value) for value in table["image_size_px"])
-        matrix, coefficients = np.array(table["camera_matrix"], dtype=float), np.array(table["distortion_coefficients"], dtype=float)
+        matrix, coefficients = (
+            np.array(table["camera_matrix"], dtype=float),
+            np.array(table["distortion_coefficients"], dtype=float),
+        )
         rms_px = float(table["rms_px"])  # pyright: ignore[reportUnknownArgumentType]
     except (TypeError, ValueError):
-        raise CameraError(f"calibration {path}: image_size_px, camera_matrix, distortion_coefficients and rms_px must be numbers") from None
+        raise CameraError(
+            f"calibration {path}: image_size_px, camera_matrix, distortion_coefficients and rms_px must be numbers"
+        ) from None
     try:
         return CameraCalibration((width, height), matrix, coefficients.reshape(-1), rms_px)
     except CameraError as error:

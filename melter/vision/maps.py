@@ -52,12 +52,17 @@ def build_maps(view: BedView, machine: Machine) -> BedMaps:
         (np.arange(width) / GRID_PX + pad).astype(np.float32), (np.arange(height) / GRID_PX + pad).astype(np.float32)
     )
     tables = [
-        np.asarray(cv2.remap(t.astype(np.float32), map_u, map_v, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE), dtype=np.float32)
+        np.asarray(
+            cv2.remap(t.astype(np.float32), map_u, map_v, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE),
+            dtype=np.float32,
+        )
         for t in (bed[..., 0], bed[..., 1], area)
     ]
     allowed = _allowed(view, machine, tables[0], tables[1])
     rows, columns = np.flatnonzero(allowed.any(axis=1)), np.flatnonzero(allowed.any(axis=0))
-    bounds = (0, 0, 0, 0) if len(rows) == 0 else (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    bounds = (
+        (0, 0, 0, 0) if len(rows) == 0 else (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    )
     inside = np.flatnonzero(allowed)
     sample = inside[:: max(1, len(inside) // 6000)]
     return BedMaps(tables[0], tables[1], tables[2], allowed, sample, bounds)
@@ -67,7 +72,9 @@ def _in_front(view: BedView, nodes: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Whether each undistorted pixel looks down at the bed and not past the horizon."""
     ideal = view.calibration.undistort_px(nodes) if view.calibration else nodes
     inverse = np.linalg.inv(view.homography)
-    middle = view.homography @ np.array([*np.mean([view.to_bed_m(c).mean(axis=0) for c in view.marker_corners_px], axis=0), 1.0])
+    middle = view.homography @ np.array(
+        [*np.mean([view.to_bed_m(c).mean(axis=0) for c in view.marker_corners_px], axis=0), 1.0]
+    )
     sign = np.sign(inverse[2] @ (middle / middle[2]))
     w = inverse[2, 0] * ideal[..., 0] + inverse[2, 1] * ideal[..., 1] + inverse[2, 2]
     return w * sign > 1e-9

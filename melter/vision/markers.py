@@ -115,7 +115,11 @@ def dictionary_of(name: str) -> cv2.aruco.Dictionary:
 def _detect(pixels: Pixels, dictionary: str) -> list[tuple[int, Array]]:
     """Markers of one dictionary: (id, (4, 2) corners px). Dark images are looked at once more, stretched."""
     parameters = cv2.aruco.DetectorParameters()
-    parameters.adaptiveThreshWinSizeMin, parameters.adaptiveThreshWinSizeMax, parameters.adaptiveThreshWinSizeStep = 5, 45, 8
+    parameters.adaptiveThreshWinSizeMin, parameters.adaptiveThreshWinSizeMax, parameters.adaptiveThreshWinSizeStep = (
+        5,
+        45,
+        8,
+    )
     parameters.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
     parameters.minMarkerPerimeterRate = 0.015
     detector = cv2.aruco.ArucoDetector(dictionary_of(dictionary), parameters)
@@ -144,7 +148,9 @@ def grey_light(pixels: Pixels, response: Response) -> Light:
     return linear(pixels, response)
 
 
-def _refine(light: Light, marker: Marker, corners_px: Array, calibration: CameraCalibration | None) -> SeenMarker | None:
+def _refine(
+    light: Light, marker: Marker, corners_px: Array, calibration: CameraCalibration | None
+) -> SeenMarker | None:
     """Locate the four outer edges in linear light and cross them; None when the marker is too small or not there."""
     corners = corners_px
     lines: list[tuple[Array, Array]] = []
@@ -190,7 +196,9 @@ def _edge(light: Light, corners: Array, cells: int) -> tuple[Array, float] | Non
     d = np.arange(-steps, steps + 1) * PROFILE_STEP_PX
     grid = start + t[:, None, None] * along + d[None, :, None] * normal
     map_xy = grid.astype(np.float32)
-    profile = cv2.remap(light, map_xy[..., 0], map_xy[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=-1.0)
+    profile = cv2.remap(
+        light, map_xy[..., 0], map_xy[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=-1.0
+    )
     inner = 3 if steps > 6 else 2
     black, white = profile[:, :inner].mean(axis=1), profile[:, -inner:].mean(axis=1)
     contrast = white - black

@@ -32,16 +32,25 @@ def draw_overlay(image: NDArray[Any], view: BedView | None, estimate: PatchEstim
             _outline(canvas, corners, (255, 200, 0))
     colour = COLOURS.get(estimate.status, (60, 60, 255))
     text = estimate.status
-    if view is not None and estimate.centre_world_m is not None and estimate.semi_axes_m is not None and estimate.covariance_m2 is not None:
+    if (
+        view is not None
+        and estimate.centre_world_m is not None
+        and estimate.semi_axes_m is not None
+        and estimate.covariance_m2 is not None
+    ):
         angle = estimate.angle_rad or 0.0
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         circle = np.linspace(0, 2 * np.pi, 49)
         unit = np.stack([np.cos(circle), np.sin(circle)])
-        _outline(canvas, view.to_px((turn @ (estimate.semi_axes_m[:, None] * unit)).T + estimate.centre_world_m), colour)
+        _outline(
+            canvas, view.to_px((turn @ (estimate.semi_axes_m[:, None] * unit)).T + estimate.centre_world_m), colour
+        )
         spread = 2 * np.linalg.cholesky(estimate.covariance_m2)
         _outline(canvas, view.to_px((spread @ unit).T + estimate.centre_world_m), (255, 255, 255))
         x, y = 1000 * estimate.centre_world_m
-        text += f"  {x:.1f}, {y:.1f} mm   {1000 * estimate.semi_axes_m[0]:.1f} x {1000 * estimate.semi_axes_m[1]:.1f} mm"
+        text += (
+            f"  {x:.1f}, {y:.1f} mm   {1000 * estimate.semi_axes_m[0]:.1f} x {1000 * estimate.semi_axes_m[1]:.1f} mm"
+        )
     text += f"  {reason}" if reason else ""
     cv2.putText(canvas, text[:120], (10, canvas.shape[0] - 12), cv2.FONT_HERSHEY_SIMPLEX, 0.55, colour, 1, cv2.LINE_AA)
     return np.asarray(canvas, dtype=np.uint8)
@@ -74,10 +83,14 @@ class OverlayWriter:
             return
         if self._video is None:
             self._size = (canvas.shape[1], canvas.shape[0])
-            self._video = cv2.VideoWriter(self._path, cv2.VideoWriter.fourcc(*CODECS[suffix]), self._rate_hz, self._size)
+            self._video = cv2.VideoWriter(
+                self._path, cv2.VideoWriter.fourcc(*CODECS[suffix]), self._rate_hz, self._size
+            )
             if not self._video.isOpened():
                 raise CameraError(f"--overlay {self._path}: no encoder for {suffix}, or not writable")
-        self._video.write(canvas if (canvas.shape[1], canvas.shape[0]) == self._size else cv2.resize(canvas, self._size))
+        self._video.write(
+            canvas if (canvas.shape[1], canvas.shape[0]) == self._size else cv2.resize(canvas, self._size)
+        )
 
     def close(self) -> None:
         """Finish the file."""
@@ -88,7 +101,9 @@ class OverlayWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _window(self, canvas: Any) -> None:

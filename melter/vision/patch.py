@@ -26,6 +26,12 @@ MAX_AXIS_RATIO = 5.0
 READ_NOISE_CODES = 1.3
 """Of a webcam at 8 bits, JPEG included."""
 LEAST_EXPLAINED = 0.5
+SKEW_REACH = 3.0
+"""Standard deviations inside which lopsidedness is measured."""
+COMPLETIONS = 6
+"""Directions in which a hidden part is looked for."""
+LOPSIDED = 0.25
+"""Skewness above which a cut-off side is considered: half a Gaussian has 1.0."""
 HIDDEN_FROM = 0.06
 """Share of the light missing from which a patch is called occluded."""
 TEXTURE_SHARE = 0.02
@@ -98,6 +104,8 @@ class _Sums:
     background: float
     noise: float
     inside: NDArray[np.bool_]
+    skew: Array
+    """(2,) third central moments over the second ones' 3/2 power: how lopsided the light is along x and y."""
 
 
 def measure_spot(
@@ -127,12 +135,17 @@ def measure_spot(
     saturated_share = np.count_nonzero(cut.saturated & sums.inside) / max(np.count_nonzero(_core(cut, sums)), 1)
     profile = _fit(cut, sums, level, saturated_share > 0, shape_known)
     if profile.explained < LEAST_EXPLAINED:
-        return Rejected((u, v), f"no smooth patch of light (the model explains {100 * max(profile.explained, 0):.0f} %)")
+        return Rejected(
+            (u, v), f"no smooth patch of light (the model explains {100 * max(profile.explained, 0):.0f} %)"
+        )
     spot = _conclude(cut, sums, profile, saturated_share, view, relief_m)
     (large, small), _ = axes_of(spot.moments_m2)
     least = level.floor_semi_axis_m
     if small < (0.85 if spot.status == "ok" else 0.75) * least or np.sqrt(large * small) < 0.95 * least:
-        return Rejected((u, v), f"{1000 * large:.1f} x {1000 * small:.1f} mm, smaller than the sun's image ({1000 * least:.1f} mm): a glint")
+        return Rejected(
+            (u, v),
+            f"{1000 * large:.1f} x {1000 * small:.1f} mm, smaller than the sun's image ({1000 * least:.1f} mm): a glint",
+        )
     return spot
 
 
@@ -146,7 +159,16 @@ def _cut_out(pixels: Pixels, box: tuple[int, int, int, int], maps: BedMaps, resp
     part = (slice(v0, v1, stride), slice(u0, u1, stride))
     light, saturated = measured_light(np.ascontiguousarray(pixels[part]), response)
     usable = maps.allowed[part] > 0
-    return _Cut(light, saturated, usable, maps.x_m[part], maps.y_m[part], maps.area_m2[part] * np.float32(stride**2), (u0, v0), stride)
+    return _Cut(
+        light,
+        saturated,
+        usable,
+        maps.x_m[part],
+        maps.y_m[part],
+        maps.area_m2[part] * np.float32(stride**2),
+        (u0, v0),
+        stride,
+    )
 
 
 def _sum_up(cut: _Cut, box: tuple[int, int, int, int], level: Level) -> _Sums | str:
@@ -159,42 +181,52 @@ def _sum_up(cut: _Cut, box: tuple[int, int, int, int], level: Level) -> _Sums | 
     if ring.size < 20:
         return "at the edge of the image or of the frame"
     background = float(np.percentile(ring, 30))
-    inside = ~outside & cut.usable & (cut.light > min(level.threshold, 0.5 * float(cut.light[~outside].max(initial=0))))
-    noise = 0.0
-    centre, moments, flux = np.zeros(2), np.eye(2), 0.0
-    for step in range(7):
-        weight = np.where(inside, cut.light - np.float32(background), np.float32(0)) * cut.area
+    first = ~outside & cut.usable
+    inside = first & (cut.light > min(level.threshold, 0.5 * float(cut.light[first].max(initial=0))))
+    smallest = 0.1 * float(cut.area.mean())
+    noise, usable, light = 0.0, cut.usable.ravel(), cut.light.ravel()
+    x, y, area, within = cut.x.ravel(), cut.y.ravel(), cut.area.ravel(), inside.ravel()
+    centre, moments, flux, weight = np.zeros(2), np.zeros((2, 2)), 0.0, light
+    dx, dy = x, y
+    for step in range(6):
+        weight = (light - np.float32(background)) * area * within
         flux = float(weight.sum())
         if not flux > 0:
             return "no light above the background"
-        centre = np.array([float((weight * cut.x).sum()), float((weight * cut.y).sum())]) / flux
-        dx, dy = cut.x - np.float32(centre[0]), cut.y - np.float32(centre[1])
-        xx, xy, yy = (float((weight * p).sum()) / flux for p in (dx * dx, dx * dy, dy * dy))
-        small = 0.1 * float(np.median(cut.area[inside])) if inside.any() else 1e-9
-        new = np.array([[xx, xy], [xy, yy]])
-        values, vectors = np.linalg.eigh(new)
-        new = (vectors * np.maximum(values, small)) @ vectors.T
-        done = step > 1 and np.allclose(new, moments, rtol=0.01, atol=0)
-        moments = new
+        new_centre = np.array([weight @ x, weight @ y], dtype=float) / flux
+        dx, dy = x - np.float32(new_centre[0]), y - np.float32(new_centre[1])
+        wx, wy = weight * dx, weight * dy
+        new = _at_least(np.array([[wx @ dx, wx @ dy], [wx @ dy, wy @ dy]], dtype=float) / flux, smallest)
+        done = step > 1 and abs(np.trace(new - moments)) < 0.004 * np.trace(new)
+        centre, moments = new_centre, new
         if done:
             break
-        inverse = np.linalg.inv(moments).astype(np.float32)
-        q = inverse[0, 0] * dx * dx + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy * dy
+        q = _mahalanobis(moments, dx, dy)
         reach = (2 * APERTURE) ** 2
-        inside = (q < reach) & cut.usable
-        around = (q > 1.2 * reach) & (q < 3.5 * reach) & cut.usable
-        ring = cut.light[around]
+        within = (q < reach) & usable
+        ring = light[(q > 1.2 * reach) & (q < 3.5 * reach) & usable]
         if ring.size >= 30:
-            ring = ring[ring <= np.percentile(ring, 90)] if ring.max() > 3 * np.median(ring) + 0.02 else ring
+            top = float(np.median(ring)) * 3 + 0.02
+            ring = ring[ring < top]
             background, noise = float(ring.mean()), float(ring.std())
-    return _Sums(centre, moments, flux, background, max(noise, 2e-4), inside)
+    weight = weight * (_mahalanobis(moments, dx, dy) < SKEW_REACH**2)
+    third = np.array([weight @ dx**3, weight @ dy**3], dtype=float) / flux / np.diag(moments) ** 1.5
+    return _Sums(centre, moments, flux, background, max(noise, 2e-4), within.reshape(cut.light.shape), third)
+
+
+def _mahalanobis(moments: Array, dx: NDArray[np.float32], dy: NDArray[np.float32]) -> NDArray[np.float32]:
+    i = np.linalg.inv(moments).astype(np.float32)
+    return i[0, 0] * dx * dx + 2 * i[0, 1] * dx * dy + i[1, 1] * dy * dy
+
+
+def _at_least(moments: Array, smallest: float) -> Array:
+    values, vectors = np.linalg.eigh(moments)
+    return (vectors * np.maximum(values, smallest)) @ vectors.T
 
 
 def _core(cut: _Cut, sums: _Sums) -> NDArray[np.bool_]:
     """Pixels inside one semi-axis ellipse."""
-    dx, dy = cut.x - sums.centre_m[0], cut.y - sums.centre_m[1]
-    i = np.linalg.inv(sums.moments_m2)
-    return (i[0, 0] * dx * dx + 2 * i[0, 1] * dx * dy + i[1, 1] * dy * dy) < 4
+    return _mahalanobis(sums.moments_m2, cut.x - np.float32(sums.centre_m[0]), cut.y - np.float32(sums.centre_m[1])) < 4
 
 
 def _implausible(cut: _Cut, sums: _Sums, view: BedView, level: Level, centre_px: tuple[float, float]) -> str:
@@ -216,7 +248,9 @@ def _implausible(cut: _Cut, sums: _Sums, view: BedView, level: Level, centre_px:
     if not any_saturated and level.sand > 0.002:
         power = sums.flux / level.sand
         if power < 0.04 * level.flux_expected_m2:
-            return f"{power:.4f} m² of sunlit sand's light, less than the lens gathers ({level.flux_expected_m2:.2f} m²)"
+            return (
+                f"{power:.4f} m² of sunlit sand's light, less than the lens gathers ({level.flux_expected_m2:.2f} m²)"
+            )
     jacobian = view.jacobian_m_per_px(centre_px)
     blur = jacobian @ jacobian.T * view.blur_px**2
     across = _across_sight(view, sums.centre_m)
@@ -234,44 +268,57 @@ def _across_sight(view: BedView, point_m: Array) -> Array:
 
 
 def _fit(cut: _Cut, sums: _Sums, level: Level, saturated: bool, shape_known: tuple[Array, float] | None) -> Profile:
-    dx, dy = cut.x - sums.centre_m[0], cut.y - sums.centre_m[1]
-    i = np.linalg.inv(sums.moments_m2)
-    near = cut.usable & ((i[0, 0] * dx * dx + 2 * i[0, 1] * dx * dy + i[1, 1] * dy * dy) < (2 * 2.0) ** 2)
+    dx, dy = cut.x - np.float32(sums.centre_m[0]), cut.y - np.float32(sums.centre_m[1])
+    near = cut.usable & (_mahalanobis(sums.moments_m2, dx, dy) < 16)
     pick = np.flatnonzero(near)
     rows, columns = np.divmod(pick, cut.light.shape[1])
     thin = max(1, int(np.sqrt(len(pick) / 500)))
     pick = pick[(rows % thin == 0) & (columns % thin == 0)]
     light = cut.light.ravel()[pick].astype(float) - sums.background
-    samples = Samples(cut.x.ravel()[pick].astype(float), cut.y.ravel()[pick].astype(float), light, cut.saturated.ravel()[pick], sums.noise)
+    samples = Samples(
+        cut.x.ravel()[pick].astype(float),
+        cut.y.ravel()[pick].astype(float),
+        light,
+        cut.saturated.ravel()[pick],
+        sums.noise,
+    )
     peak = max(float(light.max(initial=0.0)), 1e-3) * (3.0 if saturated else 1.0)
     start = start_from(sums.centre_m, sums.moments_m2 * (0.6 if saturated else 1.0), peak)
     expected = None
     if saturated and 0.002 < level.sand < 0.9:
         expected = float(np.log(level.flux_expected_m2 * level.sand))
     best = fit_profile(samples, start, log_flux_expected=expected, shape_known=shape_known)
-    if best.misfit < WELL_FITTED and best.hidden_share < HIDDEN_FROM:
+    lopsided = float(np.linalg.norm(sums.skew)) > LOPSIDED
+    if best.misfit < WELL_FITTED and best.hidden_share < HIDDEN_FROM and not lopsided:
         return best
-    for shift in (0.7, 1.6):
-        best = _completed(samples, best, shift, expected, shape_known)
-    return best
+    return _completed(samples, best, expected, shape_known)
 
 
-def _completed(samples: Samples, so_far: Profile, shift: float, expected: float | None, shape_known: tuple[Array, float] | None) -> Profile:
-    """Try whether a larger patch, partly hidden, explains the pixels clearly better."""
-    length = float(np.linalg.norm(so_far.missing_m))
-    if length < 1e-6:
-        return so_far
-    towards = so_far.missing_m / length
-    reach = float(np.sqrt(towards @ so_far.moments_m2 @ towards))
-    longer = np.outer(towards, towards) * (reach * shift) ** 2 * 0.5
-    start = start_from(so_far.centre_m + towards * reach * shift, so_far.moments_m2 + longer, 1.2 * so_far.peak)
-    trial = fit_profile(samples, start, log_flux_expected=expected, shape_known=shape_known)
+def _completed(
+    samples: Samples, so_far: Profile, expected: float | None, shape_known: tuple[Array, float] | None
+) -> Profile:
+    """Try whether a larger patch, partly hidden on one side, explains the pixels clearly better."""
+    some = Samples(samples.x_m[::2], samples.y_m[::2], samples.light[::2], samples.saturated[::2], samples.noise)
+    root = np.linalg.cholesky(so_far.moments_m2)
+    trials: list[Profile] = []
+    for angle in np.arange(COMPLETIONS) * (2 * np.pi / COMPLETIONS):
+        towards = root @ np.array([np.cos(angle), np.sin(angle)])
+        start = start_from(
+            so_far.centre_m + towards, so_far.moments_m2 + 0.5 * np.outer(towards, towards), 1.1 * so_far.peak
+        )
+        trials.append(
+            fit_profile(
+                some, start, log_flux_expected=expected, shape_known=shape_known, iterations=8, soft_first=False
+            )
+        )
+    likely = min(trials, key=lambda trial: trial.cost)
+    trial = fit_profile(
+        samples, likely.parameters, log_flux_expected=expected, shape_known=shape_known, soft_first=False
+    )
     return trial if trial.cost < 0.7 * so_far.cost and trial.hidden_share < 0.7 else so_far
 
 
-def _conclude(
-    cut: _Cut, sums: _Sums, profile: Profile, saturated_share: float, view: BedView, relief_m: float
-) -> Spot:
+def _conclude(cut: _Cut, sums: _Sums, profile: Profile, saturated_share: float, view: BedView, relief_m: float) -> Spot:
     status: Status = "ok"
     if profile.hidden_share > HIDDEN_FROM:
         status = "occluded"
@@ -288,7 +335,8 @@ def _conclude(
     if status == "ok":
         covariance = covariance + _noise_of_centroid(cut, sums) + moments * TEXTURE_SHARE**2
         apart = sums.centre_m - profile.centre_m
-        covariance = covariance + 0.1 * np.outer(apart, apart)
+        doubt = 0.5 * max(profile.misfit - WELL_FITTED, 0.0)
+        covariance = covariance + 0.1 * np.outer(apart, apart) + moments * (2 * doubt) ** 2
     else:
         covariance = covariance + profile.covariance[1:3, 1:3] * 4
         doubt = 0.05 if status == "saturated" else 0.20 + 0.8 * profile.hidden_share

@@ -101,11 +101,13 @@ def fit_profile(
     log_flux_expected: float | None = None,
     shape_known: tuple[Array, float] | None = None,
     iterations: int = 14,
+    soft_first: bool = True,
 ) -> Profile:
     """Return the profile that fits the samples best, from ``start`` (7,).
 
     ``log_flux_expected`` steadies the amplitude where most is saturated; ``shape_known`` is a profile's parameters and
     how far (relative) its size and amplitude may have changed since: it completes a patch that is partly hidden.
+    ``soft_first`` takes all pixels for visible to begin with; without it, dark ones count little from the start.
     """
     floor = max(3 * samples.noise, 0.01 * float(samples.light.max(initial=0.0)), 1e-5)
     seen = np.log(np.maximum(samples.light, 0) + floor)
@@ -113,12 +115,16 @@ def fit_profile(
     unit = _unit(start)
 
     def equations(theta: Array, softness: float) -> tuple[float, Array, Array]:
-        return _normal_equations(samples, seen, sigma, floor, theta, start, unit, log_flux_expected, shape_known, softness)
+        return _normal_equations(
+            samples, seen, sigma, floor, theta, start, unit, log_flux_expected, shape_known, softness
+        )
 
-    theta, _, a = _descend(equations, start, unit, 4.0, iterations)
-    profile = _judged(samples, seen, sigma, floor, theta, _covariance(a, unit), equations(theta, 1.0)[0])
-    if profile.misfit < WELL_FITTED and profile.hidden_share < 0.01:
-        return profile
+    theta = start
+    if soft_first:
+        theta, _, a = _descend(equations, start, unit, 4.0, iterations)
+        profile = _judged(samples, seen, sigma, floor, theta, _covariance(a, unit), equations(theta, 1.0)[0])
+        if profile.misfit < WELL_FITTED and profile.hidden_share < 0.01 and not samples.saturated.any():
+            return profile
     theta, cost, a = _descend(equations, theta, unit, 1.0, iterations)
     return _judged(samples, seen, sigma, floor, theta, _covariance(a, unit), cost)
 
@@ -128,7 +134,11 @@ def _covariance(normal: Array, unit: Array) -> Array:
 
 
 def _descend(
-    equations: Callable[[Array, float], tuple[float, Array, Array]], start: Array, unit: Array, softness: float, iterations: int
+    equations: Callable[[Array, float], tuple[float, Array, Array]],
+    start: Array,
+    unit: Array,
+    softness: float,
+    iterations: int,
 ) -> tuple[Array, float, Array]:
     """Levenberg and Marquardt's way down; returns parameters, cost and scaled normal matrix."""
     theta, damping = start, 1e-3
@@ -233,20 +243,26 @@ def _priors(
     return rows
 
 
-def _judged(samples: Samples, seen: Array, sigma: Array, floor: float, theta: Array, covariance: Array, cost: float) -> Profile:
+def _judged(
+    samples: Samples, seen: Array, sigma: Array, floor: float, theta: Array, covariance: Array, cost: float
+) -> Profile:
     light, *_, dx, dy, _ = _model(samples, theta)
     r = np.log(light + floor) - seen
     r[samples.saturated] = np.minimum(r[samples.saturated], 0)
     bright = light > 0.10 * np.exp(theta[0])
     dark = (r > 6 * sigma) & (r > 0.5) & bright
     kept = ~dark
-    spread = float(np.var(seen[kept])) if kept.any() else 0.0
-    explained = 1 - float(np.mean(r[kept] ** 2)) / max(spread, 1e-9) if kept.any() else 0.0
+    told = kept & ~samples.saturated
+    told = told if np.count_nonzero(told) >= 10 else kept
+    spread = float(np.var(seen[told])) if told.any() else 0.0
+    explained = 1 - float(np.mean(r[told] ** 2)) / max(spread, 1e-9) if told.any() else 0.0
     core = bright & kept
     misfit = float(np.sqrt(np.mean(r[core] ** 2))) if core.any() else 1.0
     weight = light * np.maximum(r, 0) * bright
     missing = np.array([weight @ dx, weight @ dy]) / max(float(weight.sum()), 1e-12)
-    return Profile(theta, covariance, explained, float(light[dark].sum() / max(light.sum(), 1e-12)), misfit, cost, missing)
+    return Profile(
+        theta, covariance, explained, float(light[dark].sum() / max(light.sum(), 1e-12)), misfit, cost, missing
+    )
 
 
 def _moments(theta: Array) -> Array:

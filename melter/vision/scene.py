@@ -118,7 +118,16 @@ class SceneRenderer:
         motion = np.asarray(motion_m, dtype=float)
         covariance = np.array([[xx, xy], [xy, yy]]) + np.outer(motion, motion) / 12
         frame = self._open_sand(exposure * self._share_of_light(sun_share)).copy()
-        self._add_light(frame, centre, attitude, np.asarray(patch_centre_world_m, dtype=float), covariance, power_w * sun_share, exposure, sun_share)
+        self._add_light(
+            frame,
+            centre,
+            attitude,
+            np.asarray(patch_centre_world_m, dtype=float),
+            covariance,
+            power_w * sun_share,
+            exposure,
+            sun_share,
+        )
         if cables:
             self._draw_machine(frame, centre, attitude, exposure)
         return self._add_noise(frame)
@@ -133,7 +142,15 @@ class SceneRenderer:
         return self._coded[1]
 
     def _add_light(
-        self, frame: Image, centre: Array, attitude: Array, patch: Array, covariance: Array, power_w: float, exposure: float, sun_share: float
+        self,
+        frame: Image,
+        centre: Array,
+        attitude: Array,
+        patch: Array,
+        covariance: Array,
+        power_w: float,
+        exposure: float,
+        sun_share: float,
     ) -> None:
         """Lens shadow and light patch, in place, where they are."""
         lens = self.machine.lens
@@ -165,7 +182,9 @@ class SceneRenderer:
         light += spot[..., None] * np.array([0.97, 1.0, 1.0], dtype=np.float32)
         frame[v0:v1, u0:u1] = _encode(light * np.float32(exposure))
 
-    def _patch_light(self, u0: int, v0: int, u1: int, v1: int, patch: Array, covariance: Array, power_w: float) -> Light:
+    def _patch_light(
+        self, u0: int, v0: int, u1: int, v1: int, patch: Array, covariance: Array, power_w: float
+    ) -> Light:
         """Linear light of the patch on sand of even brightness, relative like everything else."""
         if self.options.relief_m > 0:
             self._relief_m = 0.98 * self._relief_m + 0.199 * float(self._rng.normal(0, self.options.relief_m))
@@ -193,7 +212,9 @@ class SceneRenderer:
             self._line(frame, pulley, end, 0.003, 0.12 * exposure)
 
     def _line(self, frame: Image, a: Array, b: Array, width_m: float, light: float) -> None:
-        _draw_line(frame, self.project_px(a + np.linspace(0, 1, 7)[:, None] * (b - a)), self._width_px(a, b, width_m), light)
+        _draw_line(
+            frame, self.project_px(a + np.linspace(0, 1, 7)[:, None] * (b - a)), self._width_px(a, b, width_m), light
+        )
 
     def _width_px(self, a: Array, b: Array, width_m: float) -> float:
         distance = float(np.linalg.norm((a + b) / 2 - self.position_world_m))
@@ -241,11 +262,15 @@ def _camera_pose(machine: Machine, rng: np.random.Generator, options: SceneOptio
 def _fixed_scene(scene: SceneRenderer, rng: np.random.Generator) -> tuple[Light, Light, Light]:
     """Linear light (h, w, 3) of the empty scene, and the bed x and y (h, w) that each pixel sees."""
     width, height = scene.calibration.image_size_px
-    x, y = _bed_of_pixels(scene, (np.arange(width * FINER) + 0.5) / FINER - 0.5, (np.arange(height * FINER) + 0.5) / FINER - 0.5)
+    x, y = _bed_of_pixels(
+        scene, (np.arange(width * FINER) + 0.5) / FINER - 0.5, (np.arange(height * FINER) + 0.5) / FINER - 0.5
+    )
     sand = scene.options.sand_level * (1 + _texture(x, y, rng) * scene.options.sand_texture)
     light = np.clip(sand, 0.02, 2.0)[..., None] * np.array([0.80, 1.0, 1.12])
     light[np.isnan(x)] = scene.options.sand_level * np.array([1.6, 1.4, 1.2])
-    out = np.asarray(cv2.resize(light.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA), dtype=np.float32)
+    out = np.asarray(
+        cv2.resize(light.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA), dtype=np.float32
+    )
     for marker in scene.machine.bed.marker:
         _paint_marker(scene, out, marker)
     _draw_poles(scene, out)
@@ -259,7 +284,9 @@ def _bed_of_pixels(scene: SceneRenderer, u: Array, v: Array) -> tuple[Array, Arr
     pixels = np.stack(np.meshgrid(u, v), axis=-1)
     ideal = scene.calibration.undistort_px(pixels)
     m = scene.calibration.camera_matrix
-    rays = np.stack([(ideal[..., 0] - m[0, 2]) / m[0, 0], (ideal[..., 1] - m[1, 2]) / m[1, 1], np.ones(ideal.shape[:2])], axis=-1)
+    rays = np.stack(
+        [(ideal[..., 0] - m[0, 2]) / m[0, 0], (ideal[..., 1] - m[1, 2]) / m[1, 1], np.ones(ideal.shape[:2])], axis=-1
+    )
     rays = rays @ scene.rotation_camera_world
     down = np.where(rays[..., 2] < -1e-3, rays[..., 2], np.nan)
     reach = (scene.machine.sand.height_m - scene.position_world_m[2]) / down
@@ -272,7 +299,9 @@ def _texture(x: Array, y: Array, rng: np.random.Generator) -> Array:
     x32, y32 = np.nan_to_num(x, nan=0.0).astype(np.float32), np.nan_to_num(y, nan=0.0).astype(np.float32)
     for cell_m in (0.4, 0.1, 0.025, 0.006):
         grid = rng.normal(0, 1, (512, 512)).astype(np.float32)
-        total += cv2.remap(grid, (x32 / cell_m + 256) % 511, (y32 / cell_m + 256) % 511, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        total += cv2.remap(
+            grid, (x32 / cell_m + 256) % 511, (y32 / cell_m + 256) % 511, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
+        )
         weight += 0.45
     return total / np.sqrt(weight)
 
@@ -290,7 +319,9 @@ def _paint_marker(scene: SceneRenderer, light: Light, marker: Marker) -> None:
         return
     u0, v0, u1, v1 = region
     fine = (np.arange(FINER_MARKER) + 0.5) / FINER_MARKER - 0.5
-    x, y = _bed_of_pixels(scene, (np.arange(u0, u1)[:, None] + fine).ravel(), (np.arange(v0, v1)[:, None] + fine).ravel())
+    x, y = _bed_of_pixels(
+        scene, (np.arange(u0, u1)[:, None] + fine).ravel(), (np.arange(v0, v1)[:, None] + fine).ravel()
+    )
     c, s = np.cos(marker.yaw_rad), np.sin(marker.yaw_rad)
     dx, dy = np.nan_to_num(x, nan=1e3) - centre[0], np.nan_to_num(y, nan=1e3) - centre[1]
     i = np.floor((dx * c + dy * s) / cell_m + cells / 2 + 1).astype(int)
@@ -308,11 +339,23 @@ def _draw_poles(scene: SceneRenderer, light: Light) -> None:
     for pole in scene.machine.frame.poles_world_m:
         foot, top = np.array([*pole, scene.machine.sand.height_m]), np.array([*pole, scene.machine.frame.height_m])
         points = scene.project_px(foot + np.linspace(0, 1, 7)[:, None] * (top - foot))
-        width_px = 0.06 * scene.calibration.camera_matrix[0, 0] / max(float(np.linalg.norm(foot - scene.position_world_m)), 0.3)
+        width_px = (
+            0.06
+            * scene.calibration.camera_matrix[0, 0]
+            / max(float(np.linalg.norm(foot - scene.position_world_m)), 0.3)
+        )
         good = points[np.isfinite(points).all(axis=1)]
         if len(good) > 1 and np.abs(good).max() < 2e4:
             value = scene.options.sand_level * 0.7
-            cv2.polylines(light, [np.round(good * 16).astype(np.int32)], False, (value, value, value), max(1, round(width_px)), cv2.LINE_8, 4)
+            cv2.polylines(
+                light,
+                [np.round(good * 16).astype(np.int32)],
+                False,
+                (value, value, value),
+                max(1, round(width_px)),
+                cv2.LINE_8,
+                4,
+            )
 
 
 def _draw_line(frame: Image, points_px: Array, width_px: float, light: float) -> None:
@@ -321,7 +364,15 @@ def _draw_line(frame: Image, points_px: Array, width_px: float, light: float) ->
     if len(good) < 2 or np.abs(good).max() > 2e4:
         return
     code = int(round(255 * float(linear_to_srgb(light))))
-    cv2.polylines(frame, [np.round(good * 16).astype(np.int32)], False, (code, code, code), max(1, round(width_px)), cv2.LINE_AA, 4)
+    cv2.polylines(
+        frame,
+        [np.round(good * 16).astype(np.int32)],
+        False,
+        (code, code, code),
+        max(1, round(width_px)),
+        cv2.LINE_AA,
+        4,
+    )
 
 
 __all__ = ["SceneOptions", "SceneRenderer"]

@@ -51,40 +51,50 @@ def find_bright(pixels: Pixels, maps: BedMaps, machine: Machine, response: Respo
     u0, v0, u1, v1 = maps.bounds_px
     if u1 <= u0 or len(maps.sample) < 50:
         return Found(Level(0, 1, 1, 1), (), "the bed is out of view")
-    green = cv2.extractChannel(pixels, 1) if pixels.ndim == 3 else pixels
     codes = table(response, 8 if pixels.dtype == np.uint8 else 16)
-    values = codes[green.ravel()[maps.sample]]
+    values = codes[(pixels.reshape(-1, 3)[maps.sample, 1] if pixels.ndim == 3 else pixels.ravel()[maps.sample])]
     sand = float(np.percentile(values, 70))
     limit = SATURATED_SHARE * full_scale(pixels)
-    level = Level(sand, float(min(max(BRIGHTER_THAN_SAND * sand, DARKEST_THRESHOLD), codes[int(limit)])), _flux_expected_m2(machine), _floor_semi_axis_m(machine))
+    level = Level(
+        sand,
+        float(min(max(BRIGHTER_THAN_SAND * sand, DARKEST_THRESHOLD), codes[int(limit)])),
+        _flux_expected_m2(machine),
+        _floor_semi_axis_m(machine),
+    )
     if sand > 0.8:
         return Found(level, (), f"overexposed: sunlit sand is at {100 * sand:.0f} % of full scale")
     threshold = int(np.searchsorted(codes, level.threshold))
-    half = pixels.shape[1] > SEARCH_WIDTH_PX
-    part = green[v0:v1, u0:u1]
-    mask = _bright(part, maps.allowed[v0:v1, u0:u1], threshold, half=half)
-    scale = 2 if half else 1
+    part = pixels[v0:v1, u0:u1]
+    green = cv2.extractChannel(part, 1) if part.ndim == 3 else part
+    candidates = _regions(np.asarray(green), maps, threshold, half=pixels.shape[1] > SEARCH_WIDTH_PX)
+    return Found(level, candidates, "" if candidates else "nothing on the bed is brighter than sunlit sand can be")
+
+
+def _regions(
+    green: NDArray[np.uint8] | NDArray[np.uint16], maps: BedMaps, threshold: int, *, half: bool
+) -> tuple[Candidate, ...]:
+    """Connected bright regions of the bounds' part of an image, largest first."""
+    if green.dtype == np.uint8:
+        over: NDArray[np.uint8] = np.asarray(cv2.inRange(green, np.array([threshold]), np.array([255])), dtype=np.uint8)
+    else:
+        over = (green >= threshold).astype(np.uint8) * 255
+    x, y, w, h = (int(t) for t in cv2.boundingRect(over))
+    if w == 0:
+        return ()
+    u0, v0 = maps.bounds_px[0] + x, maps.bounds_px[1] + y
+    mask = np.asarray(cv2.bitwise_and(over[y : y + h, x : x + w], maps.allowed[v0 : v0 + h, u0 : u0 + w]))
+    scale = 1
+    if half and min(w, h) >= 4:
+        scale, mask = 2, mask[: h // 2 * 2, : w // 2 * 2]
+        mask = mask[::2, ::2] | mask[1::2, ::2] | mask[::2, 1::2] | mask[1::2, 1::2]
     mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
     count, _, stats, _ = cv2.connectedComponentsWithStatsWithAlgorithm(mask, 8, cv2.CV_32S, cv2.CCL_BBDT)
-    order = np.argsort(-stats[1:count, cv2.CC_STAT_AREA])[:MOST_CANDIDATES] + 1
-    candidates = []
-    for i in order:
-        x, y, w, h, n = (int(s) for s in stats[i])
-        if n * scale**2 >= 4:
-            candidates.append(Candidate((u0 + scale * x, v0 + scale * y, min(u0 + scale * (x + w), u1), min(v0 + scale * (y + h), v1)), n * scale**2))
-    return Found(level, tuple(candidates), "" if candidates else "nothing on the bed is brighter than sunlit sand can be")
-
-
-def _bright(part: Pixels, allowed: NDArray[np.uint8], threshold: int, *, half: bool) -> NDArray[np.uint8]:
-    """255 where a pixel (or one of 2 x 2) reaches the threshold."""
-    if part.dtype == np.uint8:
-        mask = cv2.bitwise_and(cv2.inRange(part, np.array([threshold]), np.array([255])), allowed)
-    else:
-        mask = ((part >= threshold) & (allowed > 0)).astype(np.uint8) * 255
-    if half:
-        mask = mask[: mask.shape[0] // 2 * 2, : mask.shape[1] // 2 * 2]
-        mask = mask[::2, ::2] | mask[1::2, ::2] | mask[::2, 1::2] | mask[1::2, 1::2]
-    return np.asarray(mask, dtype=np.uint8)
+    found: list[Candidate] = []
+    for i in np.argsort(-stats[1:count, cv2.CC_STAT_AREA])[:MOST_CANDIDATES] + 1:
+        left, top, wide, high, n = (scale * int(t) for t in stats[i])
+        if n * scale >= 4:
+            found.append(Candidate((u0 + left, v0 + top, u0 + left + wide, v0 + top + high), n * scale))
+    return tuple(found)
 
 
 def _flux_expected_m2(machine: Machine) -> float:

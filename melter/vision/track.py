@@ -80,9 +80,16 @@ class Track:
         dt = time_s - s.time_s
         expected = s.centre_m + s.velocity_m_s * min(dt, 0.3)
         reach = GATE_M + FASTEST_M_S * min(dt, 1.0)
-        near = [spot for spot in ordered if np.linalg.norm(spot.centre_m - expected) < reach and self._similar(spot, s, dt)]
+        near = [
+            spot for spot in ordered if np.linalg.norm(spot.centre_m - expected) < reach and self._similar(spot, s, dt)
+        ]
         if near:
-            best = min(near, key=lambda spot: _distance(spot, expected) - 0.2 * reach * np.log(max(spot.flux, 1e-12) / max(near[0].flux, 1e-12)))
+            best = min(
+                near,
+                key=lambda spot: (
+                    _distance(spot, expected) - 0.2 * reach * np.log(max(spot.flux, 1e-12) / max(near[0].flux, 1e-12))
+                ),
+            )
             self._state, self._pending = _advanced(s, best, time_s), None
             return self._judge(best, [spot for spot in ordered if spot is not best])
         if ordered and self._confirmed(ordered[0], time_s):
@@ -147,5 +154,11 @@ def _advanced(s: _State, spot: Spot, time_s: float) -> _State:
     whole = spot.profile is not None and spot.status != "occluded"
     profile = spot.profile.parameters if spot.profile is not None and whole else s.profile
     return _State(
-        spot.centre_m, speed, time_s, s.frames + 1, profile, time_s if whole else s.profile_time_s, _log_area(spot) if whole else s.log_area
+        spot.centre_m,
+        speed,
+        time_s,
+        s.frames + 1,
+        profile,
+        time_s if whole else s.profile_time_s,
+        _log_area(spot) if whole else s.log_area,
     )

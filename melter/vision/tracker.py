@@ -53,7 +53,9 @@ class TrackDetails:
 class PatchTracker:
     """Follows the light patch of one machine through the frames of one camera that stands still."""
 
-    def __init__(self, machine: Machine, calibration: CameraCalibration | None = None, options: TrackerOptions | None = None) -> None:
+    def __init__(
+        self, machine: Machine, calibration: CameraCalibration | None = None, options: TrackerOptions | None = None
+    ) -> None:
         self.machine, self.calibration, self.options = machine, calibration, options or TrackerOptions()
         self.view: BedView | None = None
         """The bed as the camera sees it; None until markers were seen."""
@@ -83,7 +85,9 @@ class PatchTracker:
         try:
             pixels = checked_pixels(image)
             require_calibration_fits(self.calibration, (pixels.shape[1], pixels.shape[0]))
-            if self.view is None or (not self._referenced and self.view.image_size_px != (pixels.shape[1], pixels.shape[0])):
+            if self.view is None or (
+                not self._referenced and self.view.image_size_px != (pixels.shape[1], pixels.shape[0])
+            ):
                 self.set_reference(pixels)
                 self._referenced = False
         except CameraError as error:
@@ -92,25 +96,43 @@ class PatchTracker:
             return PatchEstimate(status, captured_host_s, frame=frame)
         view, maps = self.view, self._maps
         if view is None or maps is None or view.image_size_px != (pixels.shape[1], pixels.shape[0]):
-            self.last_details = TrackDetails(f"image is {pixels.shape[1]} x {pixels.shape[0]} px, the reference was not")
+            self.last_details = TrackDetails(
+                f"image is {pixels.shape[1]} x {pixels.shape[0]} px, the reference was not"
+            )
             return PatchEstimate("lost", captured_host_s, frame=frame)
         return self._estimate(pixels, view, maps, captured_host_s, frame, started_s)
 
-    def _estimate(self, pixels: Pixels, view: BedView, maps: BedMaps, captured_host_s: float, frame: int, started_s: float) -> PatchEstimate:
+    def _estimate(
+        self, pixels: Pixels, view: BedView, maps: BedMaps, captured_host_s: float, frame: int, started_s: float
+    ) -> PatchEstimate:
         found = find_bright(pixels, maps, self.machine, self.options.response)
         spots: list[Spot] = []
         rejected: list[Rejected] = []
         for candidate in found.candidates:
             result = measure_spot(
-                pixels, candidate.box, None, view, maps, found.level, self.options.response, self._track.shape_at(captured_host_s), self.options.relief_m
+                pixels,
+                candidate.box,
+                None,
+                view,
+                maps,
+                found.level,
+                self.options.response,
+                self._track.shape_at(captured_host_s),
+                self.options.relief_m,
             )
             if isinstance(result, Rejected):
                 rejected.append(result)
             else:
                 spots.append(result)
         choice = self._track.choose(spots, captured_host_s)
-        reason = choice.reason or ("; ".join(r.reason for r in rejected) if choice.spot is None and rejected else "") or (found.reason if choice.spot is None else "")
-        self.last_details = TrackDetails(reason, tuple(spots), tuple(rejected), found.level, time.perf_counter() - started_s)
+        reason = (
+            choice.reason
+            or ("; ".join(r.reason for r in rejected) if choice.spot is None and rejected else "")
+            or (found.reason if choice.spot is None else "")
+        )
+        self.last_details = TrackDetails(
+            reason, tuple(spots), tuple(rejected), found.level, time.perf_counter() - started_s
+        )
         return _estimate_of(choice, captured_host_s, frame)
 
 

@@ -221,7 +221,11 @@ def render(
     if bloom:
         out = (1 - bloom) * out + bloom * gaussian_filter(out, 12.0)
     lin = np.clip(out, 0, 1)
-    code = np.where(lin <= 0.0031308, 12.92 * lin, 1.055 * np.maximum(lin, 1e-9) ** (1 / 2.4) - 0.055) if response == "srgb" else lin
+    code = (
+        np.where(lin <= 0.0031308, 12.92 * lin, 1.055 * np.maximum(lin, 1e-9) ** (1 / 2.4) - 0.055)
+        if response == "srgb"
+        else lin
+    )
     top = 2**bits - 1
     noisy = np.round(code * top + rng.normal(0, noise_codes * top / 255, code.shape))
     return np.clip(noisy, 0, top).astype(np.uint8 if bits == 8 else np.uint16)

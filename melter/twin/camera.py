@@ -1,0 +1,191 @@
+"""The twin's webcam: renders what it would see, late as a real one, and serves it as MJPEG over HTTP on loopback."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from melter.errors import BadInput
+from melter.machine import Machine
+from melter.twin.machine import Snapshot
+from melter.vision.scene import SceneRenderer
+from melter.vision.jpeg import encode_jpeg
+
+SERVER = "melter-twin"
+"""What the server calls itself; a controller that sees it may tell it the target."""
+BOUNDARY = "frame"
+HIGHLIGHT = 0.6
+"""Linear light that the automatic exposure gives the brightest sand, of full scale 1."""
+FASTEST_EXPOSURE = 2e-5
+ADAPT_S = 0.3
+"""Time the automatic exposure takes to follow."""
+
+
+class Film:
+    """A thread that turns snapshots into JPEG frames at the camera's rate."""
+
+    def __init__(self, machine: Machine, renderer: SceneRenderer, delay_s: float, jitter_s: float, rng: np.random.Generator) -> None:
+        self._renderer, self._delay_s, self._jitter_s, self._rng = renderer, delay_s, jitter_s, rng
+        self._period_s = 1.0 / machine.camera.rate_hz
+        self._snapshots: deque[tuple[float, Snapshot, float]] = deque(maxlen=400)
+        self._new = threading.Condition()
+        self._jpeg, self._number = b"", 0
+        self._exposure = 1.0
+        self._running = True
+        self.mode = "on"
+        """on, frozen, dark or gone: the camera's faults."""
+        self._thread = threading.Thread(target=self._run, name="film", daemon=True)
+
+    def start(self) -> None:
+        """Start filming."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._running = False
+        with self._new:
+            self._new.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def put(self, snapshot: Snapshot, sun_share: float) -> None:
+        """Hand in the truth of now."""
+        self._snapshots.append((time.monotonic(), snapshot, sun_share))
+
+    def wait(self, after: int, timeout_s: float = 1.0) -> tuple[int, bytes]:
+        """Return the first frame after number ``after``, or the last one when none came in time."""
+        with self._new:
+            self._new.wait_for(lambda: self._number > after or not self._running, timeout_s)
+            return self._number, self._jpeg
+
+    @property
+    def running(self) -> bool:
+        """Whether frames still come."""
+        return self._running and self.mode != "gone"
+
+    def _run(self) -> None:
+        due_s = time.monotonic()
+        while self._running:
+            due_s = max(due_s + self._period_s, time.monotonic() - self._period_s)
+            time.sleep(max(0.0, due_s - time.monotonic()))
+            taken = self._taken(time.monotonic() - self._delay_s - self._jitter_s * self._rng.random())
+            if taken is None or self.mode in ("frozen", "gone"):
+                continue
+            jpeg = encode_jpeg(self._picture(*taken))
+            with self._new:
+                self._jpeg, self._number = jpeg, self._number + 1
+                self._new.notify_all()
+
+    def _taken(self, moment_s: float) -> tuple[Snapshot, float] | None:
+        """The snapshot nearest before ``moment_s``."""
+        best = None
+        for at_s, snapshot, share in list(self._snapshots):
+            if at_s > moment_s and best is not None:
+                break
+            best = snapshot, share
+        return best
+
+    def _picture(self, snapshot: Snapshot, sun_share: float) -> NDArray[np.uint8]:
+        wanted = self._renderer.exposure_for(max(snapshot.peak_w_m2, 1.0), HIGHLIGHT)
+        wanted = float(np.clip(wanted, FASTEST_EXPOSURE, 1.0))
+        if self.mode == "dark":
+            wanted = FASTEST_EXPOSURE / 100
+        follow = -np.expm1(-self._period_s / ADAPT_S)
+        self._exposure *= (wanted / self._exposure) ** (1.0 if wanted < self._exposure else follow)
+        return self._renderer.render(
+            snapshot.centre_world_m,
+            snapshot.rotation,
+            snapshot.spot_world_m,
+            snapshot.covariance_m2,
+            snapshot.power_w / max(sun_share, 1e-6),
+            exposure=self._exposure,
+            sun_share=sun_share,
+        )
+
+
+class CameraServer:
+    """HTTP on loopback: ``/camera.mjpg``, ``/frame.jpg``, and ``POST /target`` for a controller to tell its target."""
+
+    def __init__(self, film: Film, port: int, on_target: Callable[[dict[str, Any]], None]) -> None:
+        handler = type("Handler", (_Handler,), {"film": film, "on_target": staticmethod(on_target)})
+        try:
+            self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+        except (OSError, OverflowError) as error:
+            raise BadInput(f"--http {port}: cannot listen there: {error}") from None
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/camera.mjpg"
+
+    def start(self) -> None:
+        """Start serving."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop serving and let the port go."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(timeout=5)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server_version = SERVER
+    sys_version = ""
+    film: Film
+    on_target: Callable[[dict[str, Any]], None]
+
+    def do_HEAD(self) -> None:
+        self._head("multipart/x-mixed-replace; boundary=" + BOUNDARY)
+
+    def do_GET(self) -> None:
+        if self.path == "/frame.jpg":
+            _, jpeg = self.film.wait(-1)
+            self._head("image/jpeg", len(jpeg))
+            self.wfile.write(jpeg)
+        elif self.path == "/camera.mjpg":
+            self._stream()
+        else:
+            self.send_error(404)
+
+    def do_POST(self) -> None:
+        try:
+            size = int(self.headers.get("Content-Length", "0"))
+            told = json.loads(self.rfile.read(min(size, 10_000)))
+            self.on_target(told)
+        except (ValueError, KeyError, TypeError):
+            self.send_error(400)
+            return
+        self.send_response(204)
+        self.end_headers()
+
+    def _stream(self) -> None:
+        self._head(f"multipart/x-mixed-replace; boundary={BOUNDARY}")
+        number = -1
+        try:
+            while self.film.running:
+                new, jpeg = self.film.wait(number)
+                if new == number or not jpeg:
+                    continue
+                number = new
+                self.wfile.write(f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n".encode())
+                self.wfile.write(jpeg + b"\r\n")
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def _head(self, kind: str, length: int | None = None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Cache-Control", "no-store")
+        if length is not None:
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Keep quiet."""

@@ -1,0 +1,157 @@
+"""The simulated machine behind the twin's firmware: hidden parameters, wind, and what the light does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from melter.env.mjcf import substeps_for
+from melter.env.noise import keys_of
+from melter.env.params import NAMES, Randomisation, nominal_values
+from melter.env.physics import MachineBatch
+from melter.errors import BadInput
+from melter.geometry.cables import balanced_tensions_n, cable_lengths_m, structure_matrix, unwound_lengths_m
+from melter.geometry.light import LensOptics, fast_patch, peak_irradiance_w_m2, power_w
+from melter.geometry.pose import apply, rotation_from_quaternion, rotation_from_vector, sun_direction_world
+from melter.machine import WINCH_COUNT, Machine
+from melter.observation import GRAVITY_M_S2, reference_tensions_n
+
+Array = NDArray[np.float64]
+
+STEP_S = 0.010
+"""The machine moves on in pieces of this length."""
+AIR_KG_M3, DRAG, GUST_TIME_S = 1.2, 1.2, 2.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The truth at one moment; world frame."""
+
+    t_s: float
+    centre_world_m: Array
+    quaternion_wxyz: Array
+    rotation: Array
+    spot_world_m: Array
+    covariance_m2: Array
+    """(3,) xx, xy, yy of the irradiance."""
+    peak_w_m2: float
+    power_w: float
+    tensions_n: Array
+    cable_speed_m_s: Array
+
+
+def hidden_values(machine: Machine, seed: int, fixed: dict[str, object] | None = None) -> dict[str, Array]:
+    """Return the hidden parameters, (1, size) each: drawn from ``seed``, ``fixed`` ones given by name.
+
+    The sun stands where the machine file says, but for a small error: who works outdoors knows where the sun is.
+    Raises BadInput for unknown names and wrong sizes.
+    """
+    drawn = Randomisation().draw(keys_of([seed], [0]), machine)
+    nominal = nominal_values(machine)
+    for name in ("sun_zenith_deg", "sun_azimuth_deg"):
+        drawn[name] = nominal[name][None].copy()
+    for name, value in (fixed or {}).items():
+        if name not in NAMES:
+            raise BadInput(f"hidden parameter {name}: unknown; known: {', '.join(NAMES)}")
+        array = np.atleast_1d(np.asarray(value, dtype=float)).ravel()
+        if array.shape != nominal[name].shape or not np.isfinite(array).all():
+            raise BadInput(f"hidden parameter {name}: {array.size} numbers, must be {nominal[name].size} finite ones")
+        drawn[name] = array[None]
+    return drawn
+
+
+class TwinMachine:
+    """One parked machine; winch positions in, truth out."""
+
+    def __init__(self, machine: Machine, values: dict[str, Array], rng: np.random.Generator) -> None:
+        self.machine, self.values, self._rng = machine, values, rng
+        stiffness, mass = float(values["cable_stiffness_n"][0, 0]), float(values["moving_mass_kg"][0, 0])
+        self.physics = MachineBatch(machine, 1, substeps_for(machine, stiffness, mass), threads=1)
+        self._substeps = max(1, round(STEP_S / self.physics.timestep_s))
+        self.step_s = self._substeps * self.physics.timestep_s
+        """How far :meth:`advance` goes."""
+        self.wind_m_s, self.sun_share = float(values["wind_m_s"][0, 0]), 1.0
+        self.dead = np.zeros(WINCH_COUNT, dtype=bool)
+        """Winches that no longer turn."""
+        self._gust, self._speed, self.t_s = 0.0, np.zeros(WINCH_COUNT), 0.0
+        self._last_m = np.zeros(WINCH_COUNT)
+        error = np.radians(values["sun_error_deg"][0])
+        zenith = machine.sun.zenith_rad + error[0]
+        self._sun = sun_direction_world(zenith, machine.sun.azimuth_rad + error[1] / max(np.sin(zenith), 0.1))
+        self._lens = LensOptics(
+            focal_length_m=values["focal_length_m"][0, 0],
+            short_edge_m=machine.lens.short_edge_m,
+            long_edge_m=machine.lens.long_edge_m,
+            facet_error_rad=values["facet_error_mrad"][0, 0] * 1e-3,
+            transmission=values["transmission"][0, 0],
+        )
+        self._park()
+
+    def _park(self) -> None:
+        """Hang at park, off by what its owner does not know, cables tensioned by hand."""
+        machine, values = self.machine, self.values
+        centre = np.array(machine.park.lens_centre_world_m) + values["zero_position_m"]
+        rotation = rotation_from_vector(values["zero_attitude_rad"])
+        half = values["zero_attitude_rad"] / 2
+        quaternion = np.concatenate([np.sqrt(1 - (half**2).sum(axis=1, keepdims=True)), half], axis=1)
+        pulleys = values["pulley_m"].reshape(1, WINCH_COUNT, 3)
+        attachments = values["attachment_m"].reshape(1, WINCH_COUNT, 3)
+        structure = structure_matrix(pulleys, attachments, centre, rotation)
+        weight = values["moving_mass_kg"] * GRAVITY_M_S2 * np.array([0.0, 0.0, -1.0])
+        wrench = np.concatenate([weight, np.cross(apply(rotation, values["centre_of_mass_m"]), weight)], axis=1)
+        aimed = reference_tensions_n(structure, wrench, machine) + values["zero_tension_n"]
+        tension = np.maximum(balanced_tensions_n(structure, wrench, aimed), 1.0)
+        lengths = cable_lengths_m(pulleys, attachments, centre, rotation)
+        everything = np.array([0])
+        self.physics.configure(everything, values)
+        self.physics.place(everything, centre, quaternion, unwound_lengths_m(lengths, tension, values["cable_stiffness_n"]))
+
+    def advance(self, position_m: Array) -> None:
+        """Go ``step_s`` on while the motors turn to (8,) ``position_m`` of cable paid out since park."""
+        dt = self.step_s
+        wanted = (position_m - self._last_m) / dt
+        self._last_m = position_m.copy()
+        lag_s = float(self.values["motor_lag_s"][0, 0])
+        self._speed = self._speed + (wanted - self._speed) * -np.expm1(-dt / max(lag_s, 1e-6))
+        turning = np.where(self.dead, 0.0, self._speed * self.values["drum_gain"][0])
+        speeds = np.broadcast_to(turning, (1, self._substeps, WINCH_COUNT)).copy()
+        self.physics.advance(speeds, self._wind_force(dt)[None])
+        self.t_s += dt
+
+    def _wind_force(self, dt: float) -> Array:
+        keep = np.exp(-dt / GUST_TIME_S)
+        self._gust = keep * self._gust + np.sqrt(1 - keep * keep) * self._rng.standard_normal()
+        speed = self.wind_m_s * max(1 + float(self.values["wind_turbulence"][0, 0]) * self._gust, 0.0)
+        azimuth = np.radians(float(self.values["wind_azimuth_deg"][0, 0]))
+        axis = self.physics.rotation[0, :, 2]
+        along = -speed * (np.sin(azimuth) * axis[0] + np.cos(azimuth) * axis[1])
+        area = self.machine.lens.short_edge_m * self.machine.lens.long_edge_m
+        return 0.5 * AIR_KG_M3 * DRAG * area * along * abs(along) * axis
+
+    def snap(self, cable: int | None = None) -> None:
+        """Break one cable: it pulls no more."""
+        index = 0 if cable is None else cable
+        self.physics.unwound_m[0, index] = 2 * self.machine.limits.cable_length_max_m
+        self.dead[index] = True
+
+    def snapshot(self) -> Snapshot:
+        """Return the truth now."""
+        physics = self.physics
+        rotation = rotation_from_quaternion(physics.quaternion_wxyz[0])
+        centre = physics.centre_world_m[0].copy()
+        patch = fast_patch(self._lens, centre, rotation, self._sun, self.values["bed_height_m"][0, 0])
+        dni = float(self.values["dni_w_m2"][0, 0]) * self.sun_share
+        return Snapshot(
+            t_s=self.t_s,
+            centre_world_m=centre,
+            quaternion_wxyz=physics.quaternion_wxyz[0].copy(),
+            rotation=rotation,
+            spot_world_m=patch.centre_world_m,
+            covariance_m2=np.array([patch.xx, patch.xy, patch.yy]),
+            peak_w_m2=float(peak_irradiance_w_m2(self._lens, patch, dni)),
+            power_w=float(power_w(self._lens, patch.tilt_rad, dni)),
+            tensions_n=physics.tension_n[0].copy(),
+            cable_speed_m_s=np.where(self.dead, 0.0, self._speed * self.values["drum_gain"][0]),
+        )

@@ -1,0 +1,187 @@
+"""One twin: firmware, machine and camera, run against the host's clock until it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from melter.errors import BadInput, OutputExists
+from melter.hw.firmware import Firmware
+from melter.hw.pty_port import PtyPort
+from melter.machine import AXES, Machine
+from melter.twin.camera import CameraServer, Film
+from melter.twin.faults import FAULTS, Fault
+from melter.twin.machine import TwinMachine, hidden_values
+from melter.vision.scene import SceneOptions, SceneRenderer
+
+SERIAL_S = 0.002
+"""The firmware looks at its line this often."""
+FLUSH_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwinOptions:
+    """How to set a twin up."""
+
+    machine: Machine
+    seed: int = 0
+    port_link: str | None = None
+    http_port: int = 0
+    truth: str | None = None
+    params: dict[str, object] = field(default_factory=dict)
+    """Hidden parameters that are given instead of drawn."""
+    faults: tuple[Fault, ...] = ()
+    speed: float = 1.0
+    """Simulated seconds per second."""
+
+    def __post_init__(self) -> None:
+        if not 0.01 <= self.speed <= 100:
+            raise BadInput(f"--speed {self.speed:g}: must lie between 0.01 and 100")
+        if not 0 <= self.http_port <= 65535:
+            raise BadInput(f"--http {self.http_port}: must lie between 0 and 65535")
+
+
+class Twin:
+    """A rehearsal machine; a context manager. ``port`` and ``camera_url`` are where to find it."""
+
+    def __init__(self, options: TwinOptions) -> None:
+        machine = options.machine
+        self.options, self.rng = options, np.random.default_rng(options.seed)
+        values = hidden_values(machine, options.seed, options.params)
+        self.machine = TwinMachine(machine, values, self.rng)
+        self.firmware = Firmware(board_settings(machine))
+        scene = SceneOptions(camera_jitter_m=0.02, camera_jitter_rad=0.01)
+        renderer = SceneRenderer(machine, np.random.default_rng(options.seed + 1), scene)
+        delay_s, jitter_s = (float(values[name][0, 0]) for name in ("camera_delay_s", "camera_jitter_s"))
+        self.film = Film(machine, renderer, delay_s / options.speed, jitter_s / options.speed, np.random.default_rng(options.seed + 2))
+        self._truth = _truth_file(options.truth)
+        self._told: dict[str, Any] = {}
+        self._http = CameraServer(self.film, options.http_port, self._tell)
+        self.port = PtyPort(options.port_link)
+        self._port_open = True
+        self._waiting = sorted(options.faults, key=lambda fault: fault.at_s)
+        self._log_s, self._flushed_s = 0.0, -np.inf
+
+    @property
+    def camera_url(self) -> str:
+        """The MJPEG stream."""
+        return self._http.url
+
+    def __enter__(self) -> Twin:
+        self.film.put(self.machine.snapshot(), 1.0)
+        self.film.start()
+        self._http.start()
+        self.port.write(self.firmware.power_up())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.film.stop()
+        self._http.stop()
+        self.cut_serial()
+        if self._truth is not None:
+            self._truth.close()
+
+    def cut_serial(self) -> None:
+        """Pull the USB plug."""
+        if self._port_open:
+            self._port_open = False
+            self.port.close()
+
+    def run(self, seconds: float | None = None) -> None:
+        """Run until ``seconds`` of simulated time are over, or for ever."""
+        speed, start = self.options.speed, time.monotonic()
+        serial_s = 0.0
+        while seconds is None or self.machine.t_s < seconds:
+            now = (time.monotonic() - start) * speed
+            if now - serial_s > 1.0:
+                start += (now - serial_s - 0.1) / speed
+                now = serial_s + 0.1
+            if now < serial_s + SERIAL_S:
+                time.sleep((serial_s + SERIAL_S - now) / speed)
+                continue
+            self._serve_serial(now - serial_s)
+            serial_s = now
+            while self.machine.t_s + self.machine.step_s <= now:
+                self._strike()
+                self.machine.advance(self.firmware.position_m)
+                self._note()
+
+    def _serve_serial(self, dt_s: float) -> None:
+        if not self._port_open:
+            self.firmware.advance(dt_s)
+            return
+        answer = self.firmware.feed(self.port.read())
+        self.port.write(answer + self.firmware.advance(dt_s))
+
+    def _strike(self) -> None:
+        while self._waiting and self._waiting[0].at_s <= self.machine.t_s:
+            FAULTS[self._waiting.pop(0).name](self)
+
+    def _tell(self, told: dict[str, Any]) -> None:
+        target = [float(v) for v in told["target_world_m"]]
+        if len(target) != 2 or not np.isfinite(target).all():
+            raise ValueError
+        self._told = {"target_world_m": target, "told_host_s": float(told["host_s"])}
+
+    def _note(self) -> None:
+        snapshot = self.machine.snapshot()
+        self.film.put(snapshot, self.machine.sun_share)
+        if self._truth is None or snapshot.t_s < self._log_s:
+            return
+        self._log_s += self.options.machine.control.period_s
+        line = {
+            "t_s": round(snapshot.t_s, 4),
+            "host_s": time.monotonic(),
+            "spot_world_m": snapshot.spot_world_m.tolist(),
+            "target_world_m": self._told.get("target_world_m"),
+            "told_host_s": self._told.get("told_host_s"),
+            "tensions_n": snapshot.tensions_n.round(3).tolist(),
+            "lens_pose_world": [*snapshot.centre_world_m.tolist(), *snapshot.quaternion_wxyz.tolist()],
+            "peak_w_m2": round(snapshot.peak_w_m2, 1),
+            "cable_speed_m_s": snapshot.cable_speed_m_s.tolist(),
+        }
+        self._truth.write(json.dumps(line) + "\n")
+        if time.monotonic() - self._flushed_s > FLUSH_S:
+            self._flushed_s = time.monotonic()
+            self._truth.flush()
+
+
+def board_settings(machine: Machine) -> dict[int, float]:
+    """Return the firmware settings of a board that was set up for this machine: millimetres and minutes."""
+    limits = machine.limits
+    settings: dict[int, float] = {376: 0.0}
+    for axis in range(len(AXES)):
+        settings[100 + axis] = machine.drive.steps_per_mm
+        settings[110 + axis] = limits.speed_max_m_s * 60_000
+        settings[120 + axis] = limits.acceleration_max_m_s2 * 1000
+        settings[130 + axis] = limits.cable_length_max_m * 1000
+    return settings
+
+
+def _truth_file(name: str | None) -> TextIO | None:
+    if name is None:
+        return None
+    path = Path(name)
+    if path.exists():
+        raise OutputExists(f"--truth {name}: exists already; choose another file")
+    try:
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"--truth {name}: cannot be written: {error.strerror}") from None
+
+
+def load_params(name: str | None) -> dict[str, object]:
+    """Return the hidden parameters of a JSON file by name; raise BadInput."""
+    if name is None:
+        return {}
+    with contextlib.suppress(OSError, ValueError):
+        table = json.loads(Path(name).read_text(encoding="utf-8"))
+        if isinstance(table, dict):
+            return table  # pyright: ignore[reportUnknownVariableType]
+    raise BadInput(f"--params {name}: must be a JSON object of hidden parameters by name")
