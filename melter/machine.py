@@ -60,7 +60,7 @@ class Lens(_Part):
     transmission: float = Field(gt=0.05, le=1)
     """Share of the aperture's power that arrives in the patch."""
     facet_error_mrad: float = Field(ge=0, le=50)
-    """RMS angular deviation of the light by the facets, both axes together."""
+    """RMS slope error of the facets, each axis; light is deflected by (refractive index - 1) times as much."""
     moving_mass_kg: float = Field(gt=0.1, le=200)
     """Lens, frame and struts together."""
     centre_of_mass_lens_m: Coordinate3 = (0.0, 0.0, 0.0)

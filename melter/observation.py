@@ -18,22 +18,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from melter.geometry.cables import cable_lengths_m, structure_matrix, tensions_in_band_n, unwound_lengths_m
+from melter.geometry.cables import cable_lengths_m, structure_matrix, unwound_lengths_m
 from melter.geometry.pose import rotation_facing, sun_direction_world, work_centre_world_m
+from melter.geometry.reference import reference_tensions_n, weight_n
 from melter.machine import WINCH_COUNT, Machine
 
 Array = NDArray[np.float64]
 Status = Literal["ok", "saturated", "occluded", "ambiguous", "lost", "no_markers"]
 
-GRAVITY_M_S2 = 9.80665
-"""Standard gravity (CGPM 1901)."""
-
 LOOK_AHEAD_S = (0.1, 0.25, 0.5, 1.0)
 """Times ahead at which the policy is shown the path."""
 COMMANDS_KEPT = 3
 """Approved commands a policy is shown, newest first."""
-TENSION_SHARES = (0.09, 0.37, 0.86)
-"""Reference tensions: lowest, preferred and highest, as shares of the way from the machine's lowest to its highest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +163,11 @@ class ObservationBuilder:
         sun = sun_direction_world(zenith_rad, azimuth_rad)
         rotation = rotation_facing(sun)
         machine = self.machine
-        shares: list[Array] = []
-        for spot in self._grid_m:
-            centre = work_centre_world_m(spot, sun, machine.lens.focal_length_m, machine.sand.height_m)
-            structure = structure_matrix(self._pulleys, self._attachments, centre, rotation)
-            tension = np.clip(reference_tensions_n(structure, _weight(machine), machine), 0, machine.limits.tension_max_n)
-            shares.append(unwound_lengths_m(1.0, tension, machine.drive.cable_stiffness_n))
+        spots = self._grid_m.reshape(len(self._grid_m), *[1] * (sun.ndim - 1), 2)
+        centres = work_centre_world_m(spots, sun, machine.lens.focal_length_m, machine.sand.height_m)
+        structure = structure_matrix(self._pulleys, self._attachments, centres, rotation)
+        tension = np.clip(reference_tensions_n(structure, weight_n(machine), machine), 0, machine.limits.tension_max_n)
+        shares = unwound_lengths_m(1.0, tension, machine.drive.cable_stiffness_n)
         fitted = [sum(weight * share for weight, share in zip(row, shares, strict=True)) for row in self._fit]
         return Reference(sun, rotation, np.stack([np.asarray(column) for column in fitted], axis=-1))
 
@@ -184,7 +179,7 @@ class ObservationBuilder:
         structure = structure_matrix(self._pulleys, self._attachments, centre, rotation_facing(sun))
         if np.linalg.matrix_rank(structure, tol=1e-6) < 6:
             return "its cables cannot hold the lens in all six directions at work over the middle of the bed"
-        tension = reference_tensions_n(structure, _weight(machine), machine)
+        tension = reference_tensions_n(structure, weight_n(machine), machine)
         if tension.min() < 0 or tension.max() > machine.limits.tension_trip_n:
             return f"no cable tensions found that hold the lens at work over the middle of the bed (best: {tension.min():.0f} to {tension.max():.0f} N)"
         return None
@@ -233,20 +228,7 @@ class ObservationBuilder:
         return np.clip(raw, -self.high, self.high).astype(np.float32)
 
 
-def reference_tensions_n(structure: Array, wrench_on_lens: Array, machine: Machine) -> Array:
-    """Return (..., 8) tensions that balance a wrench, well inside the machine's band where they can be."""
-    limits = machine.limits
-    low, preferred, high = (
-        limits.tension_min_n + share * (limits.tension_max_n - limits.tension_min_n) for share in TENSION_SHARES
-    )
-    return tensions_in_band_n(structure, wrench_on_lens, low, high, preferred)
-
-
 def _monomials(xy: Array) -> tuple[Array, ...]:
     """1, x, y, x², xy, y² of (..., 2), each (...)."""
     x, y = xy[..., 0], xy[..., 1]
     return np.ones_like(x), x, y, x * x, x * y, y * y
-
-
-def _weight(machine: Machine) -> Array:
-    return np.array([0.0, 0.0, -machine.lens.moving_mass_kg * GRAVITY_M_S2, 0.0, 0.0, 0.0])

@@ -54,7 +54,7 @@ class Row:
 def measure(
     contenders: Sequence[Contender], seconds: float, rounds: int, said: Callable[[str], None] = lambda _: None
 ) -> list[Row]:
-    """Return a row for each contender, each timed for ``seconds`` in all, in ``rounds`` turns; ratios among those of one unit.
+    """Return a row for each contender, timed for ``seconds`` in ``rounds`` turns; ratios among those of one unit.
 
     Contenders are closed at the end, whatever happens.
     """

@@ -103,7 +103,7 @@ def _gate(options: Bench) -> list[Contender]:
 
     return [
         Contender(f"limit_command, batch of {options.envs}", "commands/s", batch),
-        Contender("Gate.approve, one machine", "commands/s", single),
+        Contender("Gate.approve, one machine", "approved commands/s", single),
     ]
 
 
@@ -163,9 +163,6 @@ def _threads(options: Bench) -> int:
 
 def _text(rows: list[Row]) -> str:
     width = max(len(row.name) for row in rows)
-    lines = [
-        f"{row.name:<{width}}  {row.rate:>12,.0f} {row.unit:<16} {row.cpu_us:>9.2f} µs of processor each"
-        for row in rows
-    ]
+    lines = [f"{row.name:<{width}}  {row.rate:>12,.0f} {row.unit:<16} {row.cpu_us:>9.2f} µs processor" for row in rows]
     first = rows[0]
     return "\n".join([*lines, *(f"{first.name}: {ratio:.2f} × {name}" for name, ratio in first.ratio_to.items())])

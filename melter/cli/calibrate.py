@@ -161,7 +161,8 @@ def _collect_views(config: CameraConfig, board: Any) -> tuple[list[Any], tuple[i
             if view is not None and adds_something(view, views, size_px):
                 views.append(view)
                 say(
-                    f"view {len(views)}: {len(view.image_px)} corners, {100 * coverage_of(views, size_px):.0f} % of the image covered"
+                    f"view {len(views)}: {len(view.image_px)} corners, "
+                    f"{100 * coverage_of(views, size_px):.0f} % of the image covered"
                 )
             if count >= config.frames or (len(views) >= config.views and coverage_of(views, size_px) > 0.8):
                 break
@@ -211,7 +212,8 @@ def _bed(argv: list[str]) -> int:
     for remark in view.remarks:
         say(remark)
     share = len(view.markers_seen) / len(machine.bed.marker)
-    text = f"{config.out}: markers {list(view.markers_seen)}, residual {view.residual_px:.3f} px = {1000 * view.residual_m:.2f} mm"
+    residual = f"residual {view.residual_px:.3f} px = {1000 * view.residual_m:.2f} mm"
+    text = f"{config.out}: markers {list(view.markers_seen)}, {residual}"
     emit({"file": config.out, "residual": view.residual_px, "confidence": share, **table}, config.json, text)
     return 0
 

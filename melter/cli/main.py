@@ -77,3 +77,7 @@ def _help() -> str:
             "",
         ]
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -69,40 +69,40 @@ def _track(config: TrackConfig) -> int:
     calibration = load_calibration(config.calibration) if config.calibration else None
     options = TrackerOptions(response=config.response, relief_m=config.relief_mm / 1000)  # pyright: ignore[reportArgumentType]
     tracker = PatchTracker(machine, calibration, options)
-    reference = read_image(config.reference) if config.reference else None
-    if reference is not None:
-        view = tracker.set_reference(reference)
-        say(
-            f"bed: markers {list(view.markers_seen)}, residual {view.residual_px:.2f} px = {1000 * view.residual_m:.2f} mm"
-        )
-        for remark in view.remarks:
-            say(f"bed: {remark}")
-    if calibration is None:
-        say("no --calibration: lens distortion is not corrected")
+    remarks = [] if calibration is not None else ["no --calibration: lens distortion is not corrected"]
+    if config.reference:
+        view = tracker.set_reference(read_image(config.reference))
+        residual = f"residual {view.residual_px:.2f} px = {1000 * view.residual_m:.2f} mm"
+        remarks += [
+            f"bed: markers {list(view.markers_seen)}, {residual}",
+            *(f"bed: {remark}" for remark in view.remarks),
+        ]
     with ExitStack() as stack:
         stream = stack.enter_context(open_camera(config.source, rate_hz=config.rate_hz))
-        lines = _lines(stream, tracker, _overlay(config, stack), config.frames)
-        return _write(lines, config, stack)
+        overlay, out = _overlay(config, stack), _open_lines(config, stack)
+        for remark in remarks:
+            say(remark)
+        return _write(_lines(stream, tracker, overlay, config.frames), out, as_json=config.json)
 
 
-def _write(lines: Iterator[dict[str, Any]], config: TrackConfig, stack: ExitStack) -> int:
+def _write(lines: Iterator[dict[str, Any]], out: TextIO | None, *, as_json: bool) -> int:
+    """Write lines as they come; at the end, or when interrupted, say what they came to."""
     kept: list[dict[str, Any]] = []
     counts: Counter[str] = Counter()
-    out = _open_lines(config, stack)
     try:
         for line in lines:
             counts[line["status"]] += 1
-            if config.json and len(kept) < LINES_KEPT:
+            if as_json and len(kept) < LINES_KEPT:
                 kept.append(line)
             if out is not None:
                 out.write(json.dumps(plain(line), allow_nan=False) + "\n")
                 out.flush()
     finally:
         total = sum(counts.values())
-        if config.json and total:
-            last = kept[-1]
-            emit({**last, "frames": total, "by_status": dict(counts), "lines": kept}, True, "")
-        say(f"{total} frames: " + (", ".join(f"{n} {status}" for status, n in counts.most_common()) or "none"))
+        if as_json and total:
+            emit({**kept[-1], "frames": total, "by_status": dict(counts), "lines": kept}, True, "")
+        if total:
+            say(f"{total} frames: " + ", ".join(f"{n} {status}" for status, n in counts.most_common()))
     return 0
 
 

@@ -11,35 +11,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from melter.env.hanging import Hanging, quaternion_from_rotation
 from melter.env.mjcf import substeps_for
 from melter.env.noise import Keys, keys_of, normal, uniform
 from melter.env.params import QUANTITIES
 from melter.env.physics import Ids, MachineBatch
 from melter.env.scenario import TRAIN, Scenario, draw_targets, look_ahead_ticks, work_reward
 from melter.errors import CommandRefused
-from melter.geometry.cables import (
-    balanced_tensions_n,
-    cable_lengths_m,
-    structure_matrix,
-    unwound_lengths_m,
-)
+from melter.geometry.cables import cable_lengths_m
 from melter.geometry.light import LensOptics, fast_patch, semi_axes_and_angle
-from melter.geometry.pose import (
-    apply,
-    quaternion_facing,
-    rotation_from_quaternion,
-    sun_direction_world,
-    work_centre_world_m,
-)
+from melter.geometry.pose import sun_direction_world, work_centre_world_m
+from melter.geometry.reference import park_lengths_m
 from melter.machine import WINCH_COUNT, Machine
 from melter.observation import (
     COMMANDS_KEPT,
-    GRAVITY_M_S2,
     Measurement,
     ObservationBuilder,
     Plan,
     Reference,
-    reference_tensions_n,
 )
 from melter.safety.limiter import TickLimits, limit_command
 
@@ -88,6 +77,7 @@ class SandMelterBatch:
         self.machine, self.count, self.scenario = machine, count, scenario
         self.builder = ObservationBuilder(machine)
         self.limits = TickLimits.from_machine(machine)
+        self._park_lengths_m = park_lengths_m(machine)
         ranges = {quantity.name: quantity for quantity in QUANTITIES}
         stiffest = max(ranges["cable_stiffness_n"].high, machine.drive.cable_stiffness_n)
         lightest = machine.lens.moving_mass_kg * ranges["moving_mass_kg"].low
@@ -118,65 +108,83 @@ class SandMelterBatch:
         self._true_sun = np.zeros((n, 3))
         self.reference = Reference(np.zeros((n, 3)), np.zeros((n, 3, 3)), np.zeros((n, w, 6)))
         self._sun_rad = np.zeros((n, 2))
+        self._ready = np.zeros(n, dtype=bool)
+        self._next: dict[str, NDArray[Any]] = {
+            **{"seed": np.full(n, -1, dtype=np.int64), "episode": np.zeros(n, dtype=np.int64), "keys": np.zeros(n, dtype=np.uint64)},
+            **{name: np.zeros_like(getattr(self, name)) for name in ("targets", "counted_m", "_sun_rad", "_true_sun")},
+            **{name: np.zeros_like(getattr(self.reference, name)) for name in _REFERENCE},
+            **{"centre": np.zeros((n, 3)), "quaternion": np.zeros((n, 4)), "unwound": np.zeros((n, w))},
+            **{f"value_{name}": np.zeros_like(value) for name, value in self.values.items()},
+        }
+        """The episode that each simulation plays next, prepared in bulk."""
 
     # -- reset ------------------------------------------------------------------------------------------------
 
     def reset(self, ids: Ids, seeds: ArrayLike, episodes: ArrayLike) -> None:
         """Start new episodes in simulations ``ids`` (k,), from seeds and episode numbers (k,)."""
-        machine, physics = self.machine, self.physics
-        keys = self._keys(seeds, episodes)
-        values = self.scenario.randomisation.draw(keys, machine)
+        seed, episode = np.asarray(seeds, dtype=np.int64), np.asarray(episodes, dtype=np.int64)
+        unlike = (self._next["seed"][ids] != seed) | (self._next["episode"][ids] != episode)
+        if unlike.any():
+            self._next["seed"][ids], self._next["episode"][ids] = seed, episode
+            self._ready[ids[unlike]] = False
+            self._prepare(np.flatnonzero(~self._ready & (self._next["seed"] >= 0)))
+        chosen = {name: value[ids] for name, value in self._next.items()}
+        for name in self.values:
+            self.values[name][ids] = chosen[f"value_{name}"]
+        self.physics.configure(ids, {name: chosen[f"value_{name}"] for name in self.values})
+        self.physics.place(ids, chosen["centre"], chosen["quaternion"], chosen["unwound"])
+        for name in _REFERENCE:
+            getattr(self.reference, name)[ids] = chosen[name]
+        for name in ("keys", "targets", "counted_m", "_sun_rad", "_true_sun"):
+            getattr(self, name)[ids] = chosen[name]
+        for name in ("tick", "command_um", "commands_m_s", "_speed", "_gust"):
+            getattr(self, name)[ids] = 0
+        self._first_frame(ids)
+        self._next["episode"][ids] += 1
+        self._ready[ids] = False
+
+    def _prepare(self, ids: Ids) -> None:
+        """Work out the next episodes of simulations ``ids``: in one pass for all that lack one, as it costs as much for one."""
+        following = self._next
+        keys = self._keys(following["seed"][ids], following["episode"][ids])
+        values = self.scenario.randomisation.draw(keys, self.machine)
         for name, value in values.items():
-            self.values[name][ids] = value
-        physics.configure(ids, values)
+            following[f"value_{name}"][ids] = value
         sun_rad = np.radians(np.concatenate([values["sun_zenith_deg"], values["sun_azimuth_deg"]], axis=1))
         reference = self.builder.reference(sun_rad[:, 0], sun_rad[:, 1])
-        targets = draw_targets(keys, machine, self.scenario)
-        counted = self._place(ids, keys, values, reference, targets[:, 0])
-        self.keys[ids], self.tick[ids], self.targets[ids] = keys, 0, targets
-        self.counted_m[ids], self._sun_rad[ids] = counted, sun_rad
-        self.command_um[ids], self.commands_m_s[ids], self._speed[ids], self._gust[ids] = 0, 0.0, 0.0, 0.0
-        self.reference.sun_world[ids], self.reference.rotation[ids] = reference.sun_world, reference.rotation
-        self.reference.slack_coefficients[ids] = reference.slack_coefficients
+        targets = draw_targets(keys, self.machine, self.scenario)
         error = np.radians(values["sun_error_deg"])
         zenith = np.abs(sun_rad[:, 0] + error[:, 0])
-        self._true_sun[ids] = sun_direction_world(zenith, sun_rad[:, 1] + error[:, 1] / np.maximum(np.sin(zenith), 0.1))
-        self._first_frame(ids)
+        made = {name: getattr(reference, name) for name in _REFERENCE} | {"keys": keys, "targets": targets, "_sun_rad": sun_rad}
+        made["_true_sun"] = sun_direction_world(zenith, sun_rad[:, 1] + error[:, 1] / np.maximum(np.sin(zenith), 0.1))
+        made |= self._hang(keys, values, reference, targets[:, 0])
+        for name, value in made.items():
+            following[name][ids] = value
+        self._ready[ids] = True
 
     def _keys(self, seeds: ArrayLike, episodes: ArrayLike) -> Keys:
         if self.scenario.suite is not None:
             return keys_of(np.full(np.shape(seeds), SUITE_SEED), np.asarray(seeds) + np.asarray(episodes))
         return keys_of(seeds, episodes)
 
-    def _place(self, ids: Ids, keys: Keys, values: dict[str, Array], reference: Reference, start: Array) -> Array:
-        """Hang the lens near ``start`` in balance; return the counted cable lengths (k, 8).
+    def _hang(self, keys: Keys, values: dict[str, Array], reference: Reference, start: Array) -> dict[str, Array]:
+        """Hang lenses near ``start`` (k, 2): counted cable lengths, pose and stress-free cable.
 
-        The counters start from the drawing: the real lens is off by what was unknown at zeroing, its cables
-        tensioned by hand to within some newtons.
+        As on the machine: parked, zeroed and tensioned by hand, then moved to work by the counters alone, so that
+        whatever the drawing has wrong shows up in pose and tensions. A known offset on top is what a policy sees.
         """
         machine, offset = self.machine, 2 * uniform(keys, 20, 3) - 1
-        focus = machine.lens.focal_length_m
+        focus, facing = machine.lens.focal_length_m, reference.rotation
         exact = work_centre_world_m(start, reference.sun_world, focus, machine.sand.height_m)
         known = exact + offset * self.scenario.start_offset_m
-        facing = reference.rotation
         moved = cable_lengths_m(machine.pulleys_world_m, machine.attachments_lens_m, known, facing)
         there = cable_lengths_m(machine.pulleys_world_m, machine.attachments_lens_m, exact, facing)
         counted = self.builder.reference_lengths_m(start, reference) + moved - there
-        centre = known + values["zero_position_m"]
-        quaternion = _turned(quaternion_facing(reference.sun_world), values["zero_attitude_rad"])
-        rotation = rotation_from_quaternion(quaternion)
-        pulleys = values["pulley_m"].reshape(-1, WINCH_COUNT, 3)
-        attachments = values["attachment_m"].reshape(-1, WINCH_COUNT, 3)
-        structure = structure_matrix(pulleys, attachments, centre, rotation)
-        weight = values["moving_mass_kg"] * GRAVITY_M_S2 * np.array([0.0, 0.0, -1.0])
-        moment = np.cross(apply(rotation, values["centre_of_mass_m"]), weight)
-        wrench = np.concatenate([weight, moment], axis=1)
-        aimed = reference_tensions_n(structure, wrench, machine) + values["zero_tension_n"]
-        tension = np.maximum(balanced_tensions_n(structure, wrench, aimed), 1.0)
-        lengths = cable_lengths_m(pulleys, attachments, centre, rotation)
-        unwound = unwound_lengths_m(lengths, tension, values["cable_stiffness_n"])
-        self.physics.place(ids, centre, quaternion, unwound)
-        return counted
+        hanging = Hanging.from_values(values)
+        _, _, parked = hanging.zeroed_at_park(machine, values)
+        unwound = parked + values["drum_gain"] * (counted - self._park_lengths_m)
+        centre, rotation = hanging.rest(unwound, known, facing)
+        return {"counted_m": counted, "centre": centre, "quaternion": quaternion_from_rotation(rotation), "unwound": unwound}
 
     def _first_frame(self, ids: Ids) -> None:
         frame, _, _ = self._light()
@@ -350,11 +358,3 @@ _KEPT = (
     *("keys", "tick", "targets", "commands_m_s", "command_um", "counted_m"),
     *("_speed", "_seen", "_measured", "_age_s", "_fresh", "_gust", "_true_sun", "_sun_rad"),
 )
-
-
-def _turned(quaternion: Array, vector_rad: Array) -> Array:
-    """Quaternion (k, 4) turned by small rotation vectors (k, 3), world frame."""
-    x, y, z = (0.5 * vector_rad[:, i] for i in range(3))
-    w, a, b, c = (quaternion[:, i] for i in range(4))
-    turned = np.stack([w - x * a - y * b - z * c, a + x * w + y * c - z * b, b + y * w + z * a - x * c, c + z * w + x * b - y * a], axis=1)
-    return turned / np.sqrt(np.sum(turned * turned, axis=1, keepdims=True))

@@ -1,4 +1,4 @@
-"""What ``melter bench env`` measures: the native batch, its physics alone, and the same task one process per environment."""
+"""What ``melter bench env`` measures: the native batch, its physics alone, and one process per environment."""
 
 from __future__ import annotations
 
@@ -88,9 +88,7 @@ def _stable_baselines(name: str, env: Any, workers: int, seed: int, pids: tuple[
 
 def _makers(machine: str, workers: int) -> list[Callable[[], Any]]:
     def make() -> Any:
-        import melter  # noqa: F401 (registers the environment in the worker)
-
-        return gymnasium.make("melter/SandMelter-v0", machine=machine)
+        return gymnasium.make("melter:melter/SandMelter-v0", machine=machine)
 
     return [make] * workers
 

@@ -150,7 +150,8 @@ def _cone(look: Look) -> list[Shape]:
         j = (i + 1) % 4
         shapes.append(Shape(np.array([corners[i], corners[j], feet[j], feet[i]]), CONE))
         shapes.append(Shape(np.array([corners[i], feet[i]]), line=RAY))
-        shapes.append(Shape(np.array([corners[i], corners[i] + 0.35 * look.sun_world]), line=RAY))
+        middle = (corners[i] + corners[j]) / 2
+        shapes.append(Shape(np.array([middle, middle + 0.6 * look.sun_world]), line=RAY))
     return shapes
 
 

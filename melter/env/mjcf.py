@@ -68,7 +68,7 @@ def machine_xml(machine: Machine, timestep_s: float) -> str:
     return f"""<mujoco model={quoteattr(machine.name)}>
   <compiler autolimits="true"/>
   <option timestep="{timestep_s!r}" integrator="implicitfast">
-    <flag contact="disable" constraint="disable"/>
+    <flag contact="disable" constraint="disable" autoreset="disable"/>
   </option>
   <visual><global offwidth="1280" offheight="720"/><headlight diffuse=".5 .5 .5"/></visual>
   <asset>

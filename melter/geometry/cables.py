@@ -14,7 +14,9 @@ from melter.geometry.pose import apply
 Array = NDArray[np.float64]
 
 
-def cable_vectors_world_m(pulleys_world_m: Array, attachments_lens_m: Array, centre_world_m: ArrayLike, rotation: Array) -> tuple[Array, Array]:
+def cable_vectors_world_m(
+    pulleys_world_m: Array, attachments_lens_m: Array, centre_world_m: ArrayLike, rotation: Array
+) -> tuple[Array, Array]:
     """Return (..., 8, 3) vectors attachment → pulley, and (..., 8, 3) arms lens centre → attachment.
 
     ``centre_world_m`` (..., 3); ``rotation`` (..., 3, 3), lens to world.
@@ -24,13 +26,17 @@ def cable_vectors_world_m(pulleys_world_m: Array, attachments_lens_m: Array, cen
     return pulleys_world_m - centre - arms, arms
 
 
-def cable_lengths_m(pulleys_world_m: Array, attachments_lens_m: Array, centre_world_m: ArrayLike, rotation: Array) -> Array:
+def cable_lengths_m(
+    pulleys_world_m: Array, attachments_lens_m: Array, centre_world_m: ArrayLike, rotation: Array
+) -> Array:
     """Return the (..., 8) distances from pulley to attachment, metres."""
     v, _ = cable_vectors_world_m(pulleys_world_m, attachments_lens_m, centre_world_m, rotation)
     return np.sqrt(v[..., 0] * v[..., 0] + v[..., 1] * v[..., 1] + v[..., 2] * v[..., 2])
 
 
-def structure_matrix(pulleys_world_m: Array, attachments_lens_m: Array, centre_world_m: ArrayLike, rotation: Array) -> Array:
+def structure_matrix(
+    pulleys_world_m: Array, attachments_lens_m: Array, centre_world_m: ArrayLike, rotation: Array
+) -> Array:
     """Return W (..., 6, 8): tensions (8) to the wrench they exert on the lens, about its centre, world frame.
 
     Its negative transpose is the Jacobian: d(length)/dt = -Wᵀ (velocity, angular velocity).
@@ -41,7 +47,9 @@ def structure_matrix(pulleys_world_m: Array, attachments_lens_m: Array, centre_w
     return np.swapaxes(np.concatenate([unit, np.cross(arms, unit)], axis=-1), -1, -2)
 
 
-def length_jacobian(pulleys_world_m: Array, attachments_lens_m: Array, centre_world_m: ArrayLike, rotation: Array) -> Array:
+def length_jacobian(
+    pulleys_world_m: Array, attachments_lens_m: Array, centre_world_m: ArrayLike, rotation: Array
+) -> Array:
     """Return (..., 8, 6): d(cable length)/d(lens centre, rotation vector), metres and metres per radian."""
     return -np.swapaxes(structure_matrix(pulleys_world_m, attachments_lens_m, centre_world_m, rotation), -1, -2)
 
@@ -62,7 +70,12 @@ def balanced_tensions_n(structure: Array, wrench_on_lens: ArrayLike, preferred_n
 
 
 def tensions_in_band_n(
-    structure: Array, wrench_on_lens: ArrayLike, low_n: ArrayLike, high_n: ArrayLike, preferred_n: ArrayLike, rounds: int = 40
+    structure: Array,
+    wrench_on_lens: ArrayLike,
+    low_n: ArrayLike,
+    high_n: ArrayLike,
+    preferred_n: ArrayLike,
+    rounds: int = 40,
 ) -> Array:
     """Return (..., 8) balancing tensions drawn towards the band [low_n, high_n] from ``preferred_n``.
 
@@ -74,12 +87,17 @@ def tensions_in_band_n(
     back = transpose @ np.linalg.inv(structure @ transpose)
     tension = balanced_tensions_n(structure, wrench, preferred_n)
     for _ in range(rounds):
+        inside = ((tension >= low_n) & (tension <= high_n)).all(axis=-1, keepdims=True)
+        if inside.all():
+            break
         aim = tension + 1.6 * (np.clip(tension, low_n, high_n) - tension)
         missing = -wrench - np.squeeze(structure @ aim[..., None], -1)
-        tension = aim + np.squeeze(back @ missing[..., None], -1)
+        tension = np.where(inside, tension, aim + np.squeeze(back @ missing[..., None], -1))
     return tension
 
 
 def unwound_lengths_m(lengths_m: ArrayLike, tensions_n: ArrayLike, stiffness_n: ArrayLike) -> Array:
     """Return the stress-free length of cable that is ``lengths_m`` long under ``tensions_n``; EA in newtons."""
-    return np.asarray(lengths_m, dtype=float) / (1.0 + np.asarray(tensions_n, dtype=float) / np.asarray(stiffness_n, dtype=float))
+    return np.asarray(lengths_m, dtype=float) / (
+        1.0 + np.asarray(tensions_n, dtype=float) / np.asarray(stiffness_n, dtype=float)
+    )

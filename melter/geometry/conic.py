@@ -42,7 +42,7 @@ class Conic:
 def focus_world_m(
     focal_length_m: ArrayLike, centre_world_m: ArrayLike, rotation: ArrayLike, sun_world: ArrayLike
 ) -> Array:
-    """Return the (..., 3) best focus of lenses at (..., 3), rotation (..., 3, 3), under (..., 3) unit sun directions."""
+    """Return the (..., 3) best focus of lenses at (..., 3), rotation (..., 3, 3), under (..., 3) unit suns."""
     sun, axis = np.asarray(sun_world, dtype=float), np.asarray(rotation, dtype=float)[..., 2]
     cosine = np.maximum((sun * axis).sum(axis=-1), 0.0)
     pulled = np.asarray(focal_length_m) * cosine**FOCUS_TILT_EXPONENT
@@ -126,9 +126,13 @@ def _angle(direction: Array) -> float:
 
 
 def outline_world_m(
-    focus_m: ArrayLike, points_lens_m: ArrayLike, centre_world_m: ArrayLike, rotation: ArrayLike, sand_height_m: float = 0.0
+    focus_m: ArrayLike,
+    points_lens_m: ArrayLike,
+    centre_world_m: ArrayLike,
+    rotation: ArrayLike,
+    sand_height_m: float = 0.0,
 ) -> Array:
-    """Return where rays from (..., 2) points of the aperture (lens x and y) through the focus meet the sand, world (..., 2).
+    """Return where rays from (..., 2) aperture points (lens x, y) through the focus meet the sand, world (..., 2).
 
     Raises NoEllipse where such a ray does not come down: the aperture reaches below the focus.
     """
@@ -137,7 +141,9 @@ def outline_world_m(
     start = np.asarray(centre_world_m, dtype=float) + points @ r[:, :2].T
     rise = start[..., 2] - focus[2]
     if not (rise > 0).all():
-        raise NoEllipse(f"aperture {float(rise.min()):g} m above the focus: must be above 0 m for its light to come down")
+        raise NoEllipse(
+            f"aperture {float(rise.min()):g} m above the focus: must be above 0 m for its light to come down"
+        )
     share = (focus[2] - sand_height_m) / rise
     return focus[:2] - share[..., None] * (start[..., :2] - focus[:2])
 

@@ -65,7 +65,7 @@ def holds(structure: Array, wrench: Array, low_n: float, high_n: float) -> Flags
 
 
 def tensions_nearest_n(structure: Array, wrench: Array, low_n: float, high_n: float, preferred_n: ArrayLike) -> Array:
-    """Return the (..., 8) tensions within the band that balance and lie nearest to ``preferred_n`` (least squares).
+    """Return the (..., 8) balancing tensions within the band that lie nearest to ``preferred_n`` (least squares).
 
     NaN where the pose does not hold, or its structure matrix has lost rank. Exact: the nearest point of a polygon.
     """
@@ -74,7 +74,8 @@ def tensions_nearest_n(structure: Array, wrench: Array, low_n: float, high_n: fl
     f = np.broadcast_to(wrench, (*shape, 6)).reshape(-1, 6)
     wanted = np.broadcast_to(np.asarray(preferred_n, dtype=float), (*shape, 8)).reshape(-1, 8)
     parts = [
-        _nearest(w[i : i + CHUNK], f[i : i + CHUNK], low_n, high_n, wanted[i : i + CHUNK]) for i in range(0, len(w), CHUNK)
+        _nearest(w[i : i + CHUNK], f[i : i + CHUNK], low_n, high_n, wanted[i : i + CHUNK])
+        for i in range(0, len(w), CHUNK)
     ]
     return np.concatenate(parts or [np.zeros((0, 8))]).reshape(*shape, 8)
 
@@ -134,7 +135,8 @@ def _inside(least: Array, free: Array, points: Array, low_n: float, high_n: floa
 
 def _holds(structure: Array, wrench: Array, low_n: float, high_n: float) -> Flags:
     least, free, full = _plane(structure, wrench)
-    answer = _inside(least, free, _corners(least, free, low_n, high_n), low_n, high_n).any(axis=-1)
+    inside = _inside(least, free, _corners(least, free, low_n, high_n), low_n, high_n)
+    answer = np.asarray(inside.any(axis=-1))
     for i in np.flatnonzero(~full):
         answer[i] = violation(structure[i], wrench[i], low_n, high_n)[0] <= SLACK_N
     return answer

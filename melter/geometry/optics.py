@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 WAVELENGTHS_UM = np.array(
     [0.412, 0.454, 0.486, 0.519, 0.551, 0.583, 0.616, 0.649, 0.683, 0.722, 0.765, 0.807, 0.856, 0.909, 0.994, 1.061]
 )
-"""Sixteen wavelengths of equal share of the direct sunlight from 0.38 to 1.1 um (ASTM G173-03); acrylic absorbs what lies beyond."""
+"""Sixteen equal shares of the direct sunlight from 0.38 to 1.1 um (ASTM G173-03); acrylic absorbs most beyond."""
 DESIGN_WAVELENGTH_UM = 0.71
 """Wavelength the grooves are cut for: the middle of that light."""
 SUN_HALF_ANGLE_RAD = 4.65e-3
@@ -52,7 +52,7 @@ def facet_normals(u_m: Array, v_m: Array, focal_length_m: ArrayLike) -> Array:
 
 
 def through_sheet(incoming: Array, normal: Array, index: ArrayLike) -> tuple[Array, Array]:
-    """Return (3, ...) outgoing unit directions and the (...) share of unpolarised light that the two surfaces let through.
+    """Return (3, ...) outgoing unit directions and the (...) share of unpolarised light that both surfaces pass.
 
     ``incoming`` (3, ...): unit directions of travel. The share is 0 where a facet is not lit or light is totally
     reflected at the flat side. Source: Fresnel's equations, Born and Wolf, section 1.5.

@@ -54,7 +54,7 @@ class SandPath:
 
 
 def parse_path(text: str, feed_m_s: float) -> SandPath:
-    """Return the path that ``square:SIDE``, ``circle:DIAMETER``, ``line:LENGTH`` (metres) or a CSV file of x,y in metres names.
+    """Return the path of ``square:SIDE``, ``circle:DIAMETER``, ``line:LENGTH`` or a CSV file of x,y, all in metres.
 
     Shapes are centred on the bed. Raises BadInput.
     """

@@ -83,10 +83,14 @@ def apply(rotation: Array, vector: ArrayLike) -> Array:
     """Return R v for (..., 3, 3) and (..., 3), without a matrix product (same bits in every batch shape)."""
     v = np.asarray(vector, dtype=float)
     x, y, z = v[..., 0], v[..., 1], v[..., 2]
-    return np.stack([rotation[..., i, 0] * x + rotation[..., i, 1] * y + rotation[..., i, 2] * z for i in range(3)], axis=-1)
+    return np.stack(
+        [rotation[..., i, 0] * x + rotation[..., i, 1] * y + rotation[..., i, 2] * z for i in range(3)], axis=-1
+    )
 
 
-def work_centre_world_m(spot_world_m: ArrayLike, sun_world: ArrayLike, distance_m: ArrayLike, height_m: ArrayLike = 0.0) -> Array:
+def work_centre_world_m(
+    spot_world_m: ArrayLike, sun_world: ArrayLike, distance_m: ArrayLike, height_m: ArrayLike = 0.0
+) -> Array:
     """Return the (..., 3) lens centre that puts its light on ``spot_world_m`` (..., 2), world frame, metres.
 
     The centre lies ``distance_m`` up the sun's ray from the sand at ``height_m``; with the focal length, in focus.

@@ -20,7 +20,7 @@ DRAG = 1.2
 
 @dataclass(frozen=True, eq=False)
 class MachineShape:
-    """Geometry, masses and limits of one machine. World and lens frames as in ``docs/frames.md``; 8 cables in winch order."""
+    """Geometry, masses and limits of one machine. Frames as in ``docs/frames.md``; 8 cables in winch order."""
 
     pulleys_world_m: Array
     """(8, 3) where cables leave the last pulleys."""

@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from melter.geometry.light import PEAK_RESOLUTION_M, LensOptics, semi_axes_and_angle
-from melter.geometry.optics import DESIGN_INDEX, WAVELENGTHS_UM, acrylic_index, facet_normals, sun_offsets_rad, through_sheet
+from melter.geometry.optics import (
+    DESIGN_INDEX,
+    WAVELENGTHS_UM,
+    acrylic_index,
+    facet_normals,
+    sun_offsets_rad,
+    through_sheet,
+)
 
 Array = NDArray[np.float64]
 
@@ -58,7 +65,7 @@ class TracedPatch:
         return axes, float(angle)
 
     def irradiance_w_m2(self) -> tuple[Array, Array, Array]:
-        """Return (n, n) irradiance smoothed over PEAK_RESOLUTION_M, and the cells' n + 1 x and y edges (world, metres)."""
+        """Return (n, n) irradiance smoothed over PEAK_RESOLUTION_M, and the n + 1 x and y edges (world, metres)."""
         centre = np.median(self.hits_world_m[self.ray_power_w > 0], axis=0)
         spread = np.quantile(np.abs(self.hits_world_m - centre), 0.95, axis=0)
         half = max(float(spread.max()) * 1.3, 6 * PEAK_RESOLUTION_M)
@@ -95,14 +102,19 @@ def trace_patch(
     reflection (absorption, groove edges) is lost under ``absorbed``.
     """
     dice = _lattice(rays, 7, rng)
+    focal, facet, transmission, circumsolar = (
+        float(np.asarray(value))
+        for value in (lens.focal_length_m, lens.facet_error_rad, lens.transmission, lens.circumsolar_ratio)
+    )
     r, centre = np.asarray(rotation, dtype=float), np.asarray(centre_world_m, dtype=float)
     sun_lens = r.T @ np.asarray(sun_world, dtype=float)
     u, v = (dice[0] - 0.5) * float(lens.short_edge_m), (dice[1] - 0.5) * float(lens.long_edge_m)
-    incoming = _sunlight(sun_lens, dice[3], dice[4], float(lens.circumsolar_ratio))
-    normal = facet_normals(u, v, float(lens.focal_length_m))
-    index = np.interp(dice[2], (np.arange(WAVELENGTHS_UM.size) + 0.5) / WAVELENGTHS_UM.size, acrylic_index(WAVELENGTHS_UM))
+    incoming = _sunlight(sun_lens, dice[3], dice[4], circumsolar)
+    normal = facet_normals(u, v, focal)
+    colours = WAVELENGTHS_UM.size
+    index = np.interp(dice[2], (np.arange(colours) + 0.5) / colours, acrylic_index(WAVELENGTHS_UM))
     direction, passed = through_sheet(incoming, normal, index)
-    direction = _deflect(direction, dice[5], dice[6], (DESIGN_INDEX - 1) * float(lens.facet_error_rad))
+    direction = _deflect(direction, dice[5], dice[6], (DESIGN_INDEX - 1) * facet)
     level = np.stack([np.zeros(rays), np.zeros(rays), -np.ones(rays)])
     reference = float(through_sheet(level, normal, DESIGN_INDEX)[1].mean())
     world, start = r @ direction, centre[:, None] + r[:, :2] @ np.stack([u, v])
@@ -110,7 +122,7 @@ def trace_patch(
     reach = np.where(arrives, (sand_height_m - start[2]) / np.where(arrives, world[2], -1.0), 0.0)
     hits = (start[:2] + reach * world[:2]).T
     each = float(dni_w_m2) * float(lens.short_edge_m) * float(lens.long_edge_m) * np.maximum(-incoming[2], 0.0) / rays
-    kept = min(float(lens.transmission) / reference, 1.0)
+    kept = min(transmission / reference, 1.0)
     power = each * passed * kept * arrives
     lost = {
         "reflected": float((each * (1 - passed)).sum()),
@@ -153,4 +165,4 @@ def _perpendicular(direction: Array) -> tuple[Array, Array]:
     """Two unit vectors across each direction (3, n) that is not along lens y."""
     first = np.stack([-direction[2], np.zeros_like(direction[0]), direction[0]])
     first = first / np.sqrt((first * first).sum(axis=0))
-    return first, np.cross(direction, first, axis=0)
+    return first, np.asarray(np.cross(direction, first, axis=0), dtype=np.float64)

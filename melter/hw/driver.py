@@ -39,7 +39,7 @@ class MotorStatus:
     positions_m: Array
     """(8,) cable paid out since the counters' zero, metres, winch order."""
     state: str
-    """The board's word, lower case: idle, jog, run, hold, alarm, door, check, home, sleep; unknown before any report."""
+    """The board's word: idle, jog, run, hold, alarm, door, check, home, sleep; unknown before any report."""
     read_host_s: float
     """Monotonic host time at which the positions arrived."""
     queue_depth: int
@@ -63,7 +63,7 @@ class MotorDriver(Protocol):
         ...
 
     def send(self, command: ApprovedCommand) -> ApprovedCommand:
-        """Pass on one control period's approved motion and return what was sent. Raises LinkFault once one is latched."""
+        """Pass on one period's approved motion and return what was sent. Raises LinkFault once one is latched."""
         ...
 
     def poll(self) -> MotorStatus:

@@ -333,12 +333,9 @@ class Firmware:
         self._answer(0)
 
     def _setting(self, number: int) -> str:
+        decimals = number in (11, 12) or (number >= 100 and number != 376)
         value = self.settings[number]
-        return (
-            f"${number}={value:.3f}"
-            if number >= 100 and number != 376 or number in (11, 12)
-            else f"${number}={value:g}"
-        )
+        return f"${number}={value:.3f}" if decimals else f"${number}={value:g}"
 
     def _change_setting(self, line: str) -> int:
         name, equals, text = line[1:].partition("=")

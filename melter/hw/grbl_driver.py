@@ -22,7 +22,7 @@ from melter.hw.grbl import JOG_CANCEL
 from melter.hw.handshake import Board, Talk
 from melter.hw.jogs import BLOCKS_MAX
 from melter.hw.serial_port import OnBytes, SerialPort, device_of, serial_number
-from melter.hw.session import Session
+from melter.hw.session import FAULTS_KEPT, Session
 from melter.machine import WINCH_COUNT, Machine
 from melter.safety.gate import ApprovedCommand
 
@@ -169,7 +169,7 @@ class GrblDriver:
             self._zero_um = self._zero_um + moved_um
         session = self._begin(board)
         session.position_trusted = before.position_trusted and follows
-        self._past_faults = before.faults
+        self._past_faults = tuple(dict.fromkeys(before.faults))[:FAULTS_KEPT]
 
     def close(self) -> None:
         """Stop, end the thread, let go of the port."""

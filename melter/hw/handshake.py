@@ -144,7 +144,7 @@ class Talk:
     def _stranger(self) -> PortError:
         if not self.heard:
             return PortError(
-                f"port {self.port.device}: nothing answers at 115200 baud; is the controller powered and is this its port?"
+                f"port {self.port.device}: nothing answers at 115200 baud; is the controller powered, is this its port?"
             )
         sample = repr(self.odd[0][:40]) if self.odd else "something else"
         return PortError(
@@ -159,9 +159,7 @@ class Talk:
             if report.state not in ("jog", "run"):
                 return report
             self._await(lambda _: False, 0.05)
-        raise PortError(
-            f"port {self.port.device}: the controller is moving and does not stop within {AT_REST_S:g} s of a jog cancel"
-        )
+        raise PortError(f"port {self.port.device}: it moves and does not stop within {AT_REST_S:g} s of a jog cancel")
 
     def _report(self, request: bytes = STATUS) -> Report:
         for attempt in range(3):

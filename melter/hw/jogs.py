@@ -77,12 +77,16 @@ class JogStream:
     """Since when the board refuses jogs."""
     pending_s: float = 0.0
     """Approved time whose motion is not sent yet."""
+    done: int = 0
+    """Jogs carried out."""
     _lines: deque[Sent] = field(default_factory=deque[Sent])
     _blocks: deque[Sent] = field(default_factory=deque[Sent])
     _past: deque[tuple[float, Micrometres]] = field(default_factory=deque[tuple[float, Micrometres]])
     _speed_um_s: float = 0.0
     """Of the fastest axis in the newest jog."""
     _discard: bool = False
+    _news: bool = False
+    """Something happened since the last look at what could be sent."""
     _later_um: Micrometres = field(default_factory=zeros)
     _reports_to_skip: int = 0
     _cancel_sent_s: float = 0.0
@@ -145,7 +149,7 @@ class JogStream:
         sent = self._lines.popleft()
         sent.accepted_s = now_s
         self._blocks.append(sent)
-        self.refused_since_s = None
+        self.refused_since_s, self._news = None, True
         return True
 
     def on_error(self, error: Error, now_s: float) -> str | None:
@@ -157,6 +161,7 @@ class JogStream:
         for later in self._lines:
             later.end_um = later.end_um - sent.increments_um
         self.pending_s += sent.duration_s
+        self._news = True
         if error.code not in REFUSED_FOR_NOW:
             return f"a jog was answered with {error}: damaged on the way?"
         if self.refused_since_s is None:
@@ -178,10 +183,11 @@ class JogStream:
                 self._cancel_sent_s = now_s
                 return JOG_CANCEL
             return b""
-        return self.pump(now_s)
+        return self.pump(now_s) if self._news else b""
 
     def pump(self, now_s: float) -> bytes:
         """Return the next jog, a cancel, or nothing."""
+        self._news = False
         ahead_um = self.target_um - self.plan_um
         if self.cancelling_s is not None:
             return b""
@@ -205,13 +211,13 @@ class JogStream:
         return line
 
     def adopt_position(self) -> None:
-        """Plan from the reported position; at rest only. What rounding on the board left over goes into the next jog."""
+        """Plan from the reported position; at rest only. What rounding left over goes into the next jog."""
         self.plan_um = self.position_um.copy()
         self._past.clear()
         self._past.append((np.inf, self.plan_um))
 
     def reachable_um(self, now_s: float, memory_s: float) -> tuple[Micrometres, Micrometres]:
-        """Return the (8,) lowest and highest positions the board can truthfully report: between all it passes just now."""
+        """Return the (8,) lowest and highest positions the board can truthfully report just now."""
         while len(self._past) > 1 and self._past[1][0] < now_s - memory_s:
             self._past.popleft()
         ends = [end for _, end in self._past]
@@ -260,6 +266,7 @@ class JogStream:
         else:
             keep = max(0, self.blocks_total - report.blocks_free)
         while len(self._blocks) > keep:
+            self.done += 1
             self._past.append((now_s, self._blocks.popleft().end_um))
 
     def _keep_by_position(self) -> int:

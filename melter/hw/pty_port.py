@@ -123,7 +123,7 @@ class PtyPort:
         self.close()
 
     def _flush(self, now_s: float) -> None:
-        """Write what the line's speed allows; a full terminal buffer drops bytes, as a host that never reads loses them."""
+        """Write what the line's speed allows; with a full terminal buffer (a host that never reads) bytes are lost."""
         data = self._to_host.take(now_s)
         while data:
             try:

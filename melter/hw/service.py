@@ -54,7 +54,7 @@ def look(device: str) -> Board:
 
 
 def stop_at_once(device: str) -> Report:
-    """Cancel whatever jog runs, first of all, and return the report once the board stands. Raises PortError, LinkFault."""
+    """Cancel whatever jog runs, first of all; return the report at standstill. Raises PortError, LinkFault."""
     port = SerialPort(device)
     port.open()
     try:

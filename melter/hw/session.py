@@ -62,6 +62,7 @@ class Session:
         self._decoder = Decoder()
         self._offset_um: Micrometres = np.zeros(WINCH_COUNT, dtype=np.int64)
         self._asked_s: float | None = None
+        self._waiting_s: float | None = None
         self._next_poll_s = now_s
         self._odd = 0
         self._cancelled_s = -np.inf
@@ -101,7 +102,7 @@ class Session:
         return self._out(out, now_s)
 
     def _keep_stopped(self, now_s: float) -> bytes:
-        """After a fault: cancel, and cancel again for as long as the board is not seen at rest (a byte may get lost)."""
+        """After a fault: cancel, and again until the board is seen at rest (a byte may get lost)."""
         first = not np.isfinite(self._cancelled_s)
         if not first and (self.state in ("idle", "alarm") or now_s - self._cancelled_s < RESEND_CANCEL_S):
             return b""
@@ -117,6 +118,7 @@ class Session:
     def _out(self, data: bytes, now_s: float) -> bytes:
         if STATUS in data:
             self._asked_s = now_s
+            self._waiting_s = now_s if self._waiting_s is None else self._waiting_s
         return data
 
     def _fault(self, text: str) -> bytes:
@@ -154,7 +156,7 @@ class Session:
         return self._fault(f"noise: {len(self._noise)} damaged lines within {NOISE_WINDOW_S:g} s, the last: {what}")
 
     def _hear_report(self, report: Report, now_s: float) -> bytes:
-        self._asked_s = None
+        self._asked_s = self._waiting_s = None
         position_um = self._counters(report)
         if position_um is None:
             return self._hear_noise("a status report with too few axes", now_s)
@@ -180,8 +182,8 @@ class Session:
         self._odd, self.read_s = 0, now_s
         out = self.stream.on_report(report, position_um, now_s)
         self._tidy(report)
-        progress = (position_um, self.stream.depth)
-        if self.stream.depth == 0 or progress[1] < self._moved[1] or (position_um != self._moved[0]).any():
+        progress = (position_um, self.stream.done)
+        if self.stream.depth == 0 or progress[1] != self._moved[1] or (position_um != self._moved[0]).any():
             self._moved_s, self._moved = now_s, progress
         return out
 
@@ -234,8 +236,8 @@ class Session:
         if self.faults:
             return
         oldest_s, refused_s, cancelling_s = stream.oldest_unanswered_s, stream.refused_since_s, stream.cancelling_s
-        if now_s - self.read_s > ANSWER_S:
-            self.latch(f"silence: no believable status report for {now_s - self.read_s:.2f} s, at most {ANSWER_S} s")
+        if self._waiting_s is not None and now_s - self._waiting_s > ANSWER_S:
+            self.latch(f"silence: no status report for {now_s - self._waiting_s:.2f} s, at most {ANSWER_S} s")
         elif cancelling_s is not None and now_s - cancelling_s > self._brake_s:
             self.latch(
                 f"brake: still moving {now_s - cancelling_s:.2f} s after the jog cancel, at most {self._brake_s:.2f} s"
@@ -244,9 +246,8 @@ class Session:
             self.latch(f"silence: a jog is unanswered for {now_s - oldest_s:.2f} s, at most {ANSWER_S} s")
         elif refused_s is not None and now_s - refused_s > ANSWER_S:
             self.latch(f"refused: the board refuses jogs for {now_s - refused_s:.2f} s, at most {ANSWER_S} s")
-        elif cancelling_s is None and stream.depth and now_s - self._moved_s > ANSWER_S:
-            self.latch(
-                f"stall: {stream.depth} jogs on the board and no motion for {now_s - self._moved_s:.2f} s, at most {ANSWER_S} s"
-            )
+        elif cancelling_s is None and stream.depth and self.read_s - self._moved_s > ANSWER_S:
+            stood_s = self.read_s - self._moved_s
+            self.latch(f"stall: {stream.depth} jogs on the board, no motion for {stood_s:.2f} s, at most {ANSWER_S} s")
         elif stream.pending_s > LAG_S:
             self.latch(f"lag: the board takes approved motion {stream.pending_s:.2f} s late, at most {LAG_S} s")

@@ -60,10 +60,14 @@ def _best(net: PolicyNet, candidates: Observations, keep: int = 4) -> list[Obser
     """For each winch, upwards then downwards, the candidates with the most extreme actions."""
     actions = net.act(candidates)
     order = np.argsort(actions, axis=0)
-    return [candidates[order[-keep:, i]] for i in range(WINCH_COUNT)] + [candidates[order[:keep, i]] for i in range(WINCH_COUNT)]
+    return [candidates[order[-keep:, i]] for i in range(WINCH_COUNT)] + [
+        candidates[order[:keep, i]] for i in range(WINCH_COUNT)
+    ]
 
 
-def _climb(net: PolicyNet, start: Observations, winch: int, sign: int, low: Observations, high: Observations, steps: int) -> Observations:
+def _climb(
+    net: PolicyNet, start: Observations, winch: int, sign: int, low: Observations, high: Observations, steps: int
+) -> Observations:
     """Signed gradient steps of shrinking size inside the box, from several starts at once; returns the best seen."""
     x, best = start.copy(), start.copy()
     best_value = sign * _output(net, best)[:, winch]

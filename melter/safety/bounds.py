@@ -94,14 +94,14 @@ def enclose(activation: str, low: Array, high: Array) -> tuple[Array, Array, Arr
         gaps.append(function(x) - slope * x)
     stacked = np.stack(gaps)
     spare = 1e-9 * (1 + np.abs(stacked).max(axis=0))
-    if activation == "silu":  # between grid points: half of the largest second derivative (1/2) times (step / 2) squared
+    if (
+        activation == "silu"
+    ):  # between grid points: half of the largest second derivative (1/2) times (step / 2) squared
         spare = spare + 0.25 * (span / (_GRID - 1) / 2) ** 2
     return slope, stacked.min(axis=0) - spare, stacked.max(axis=0) + spare
 
 
-def _backward(
-    layers: list[tuple[Array, Array]], lines: list[tuple[Array, Array, Array]]
-) -> tuple[Array, Array, Array]:
+def _backward(layers: list[tuple[Array, Array]], lines: list[tuple[Array, Array, Array]]) -> tuple[Array, Array, Array]:
     """Return slope (out, obs) and offsets (out,) of the last of ``layers`` as a function of the observation."""
     weight, bias = layers[-1]
     slope, low, high = weight, bias.copy(), bias.copy()

@@ -72,7 +72,9 @@ class LoadedPolicy:
     """sha256 of files beside it that hold the same policy."""
 
 
-def manifest_for(net: PolicyNet, machine: Machine, table: tuple[Any, ...], table_sha256: str, algorithm: str) -> Manifest:
+def manifest_for(
+    net: PolicyNet, machine: Machine, table: tuple[Any, ...], table_sha256: str, algorithm: str
+) -> Manifest:
     """Return the manifest of ``net``, trained for ``machine`` on an observation table of dataclass entries."""
     return Manifest(
         layers=net.sizes,
@@ -102,8 +104,8 @@ def save_bundle(folder: str | Path, net: PolicyNet, manifest: Manifest) -> Manif
     content = save_safetensors(tensors, metadata=_behaviour(net))
     full = replace(manifest, layers=net.sizes, activation=net.activation, squash=net.squash, mean_clip=net.mean_clip)
     full = replace(full, weights_sha256=hashlib.sha256(content).hexdigest())
-    _write(place / WEIGHTS, content)
-    _write(place / MANIFEST, (json.dumps(asdict(full), indent=1) + "\n").encode())
+    write_beside(place / WEIGHTS, content)
+    write_beside(place / MANIFEST, (json.dumps(asdict(full), indent=1) + "\n").encode())
     return full
 
 
@@ -153,7 +155,9 @@ def _load_bundle(folder: Path) -> LoadedPolicy:
     manifest = _parse_manifest(_read(manifest_path), str(manifest_path))
     sha256 = hashlib.sha256(content).hexdigest()
     if manifest.weights_sha256 != sha256:
-        raise ModelFileError(f"{weights_path}: sha256 {sha256[:12]}… is not the {str(manifest.weights_sha256)[:12]}… of {MANIFEST}")
+        raise ModelFileError(
+            f"{weights_path}: sha256 {sha256[:12]}… is not the {str(manifest.weights_sha256)[:12]}… of {MANIFEST}"
+        )
     net = _net(content, manifest, str(weights_path))
     if net.sizes != manifest.layers:
         raise ModelFileError(f"{manifest_path}: layers {list(manifest.layers)}, weights have {list(net.sizes)}")
@@ -205,9 +209,16 @@ def _parse_manifest(content: bytes, name: str) -> Manifest:
     for key, kind in _KINDS.items():
         if not isinstance(given[key], kind) or isinstance(given[key], bool):
             raise ModelFileError(f"{name}: {key} = {str(given[key])[:40]!r} has the wrong type")
-    for key, kind in (("layers", int), ("action_low", float | int), ("action_high", float | int), ("observation", dict)):
+    for key, kind in (
+        ("layers", int),
+        ("action_low", float | int),
+        ("action_high", float | int),
+        ("observation", dict),
+    ):
         entries = given[key]
-        if entries is not None and not all(isinstance(entry, kind) and not isinstance(entry, bool) for entry in entries):
+        if entries is not None and not all(
+            isinstance(entry, kind) and not isinstance(entry, bool) for entry in entries
+        ):
             raise ModelFileError(f"{name}: {key} holds an entry of the wrong type")
         given[key] = None if entries is None else tuple(entries)
     return Manifest(**given)
@@ -242,10 +253,19 @@ def _refuse_constant(constant: str) -> Any:
 
 
 def _same(one: PolicyNet, other: PolicyNet) -> bool:
-    if (one.sizes, one.activation, one.squash, one.mean_clip) != (other.sizes, other.activation, other.squash, other.mean_clip):
+    if (one.sizes, one.activation, one.squash, one.mean_clip) != (
+        other.sizes,
+        other.activation,
+        other.squash,
+        other.mean_clip,
+    ):
         return False
     pairs = zip(one.layers, other.layers, strict=True)
-    return all(np.allclose(a, b, rtol=AGREEMENT, atol=AGREEMENT) for mine, theirs in pairs for a, b in zip(mine, theirs, strict=True))
+    return all(
+        np.allclose(a, b, rtol=AGREEMENT, atol=AGREEMENT)
+        for mine, theirs in pairs
+        for a, b in zip(mine, theirs, strict=True)
+    )
 
 
 def _read(path: Path) -> bytes:
@@ -260,7 +280,8 @@ def _read(path: Path) -> bytes:
         raise ModelFileError(f"{path}: cannot be read: {reason}") from None
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_beside(path: Path, content: bytes) -> None:
+    """Write ``content`` beside ``path`` and rename it, so that a kill leaves the old file or the new one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     beside.write_bytes(content)
-    os.replace(beside, path)
+    beside.replace(path)

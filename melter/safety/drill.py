@@ -80,7 +80,9 @@ def run_drill(
         hot = peaks[start] >= threshold
         outside[start] = any(hot[i] and not keep_in.contains(patch.centre_world_m[i]) for i in range(ticks))
         lost[start] = not fits
-    return Drill(n, _last_above(peaks, threshold, times), _last_above(peaks, SAFE_W_M2, times), outside, lost, times, peaks)
+    return Drill(
+        n, _last_above(peaks, threshold, times), _last_above(peaks, SAFE_W_M2, times), outside, lost, times, peaks
+    )
 
 
 def _descend(

@@ -115,13 +115,17 @@ class Gate:
         last command was not zero. Raises CommandRefused unless all is at rest, known and within limits.
         """
         lengths = np.array(lengths_m, dtype=float)
-        speeds = self.limits.counts_to_m_s(self._previous) if speeds_m_s is None else np.asarray(speeds_m_s, dtype=float)
+        speeds = (
+            self.limits.counts_to_m_s(self._previous) if speeds_m_s is None else np.asarray(speeds_m_s, dtype=float)
+        )
         if not np.isfinite(now_host_s) or now_host_s < self._last_s:
             raise CommandRefused(f"arm: now_host_s = {now_host_s}: must be finite and not before {self._last_s}")
         if lengths.shape != (WINCH_COUNT,) or not np.isfinite(lengths).all():
             raise CommandRefused("arm: lengths_m must be eight finite numbers of metres")
         if speeds.shape != (WINCH_COUNT,) or not (np.abs(speeds) <= STANDSTILL_M_S).all():
-            raise CommandRefused(f"arm: speeds_m_s = {speeds.tolist()}: must be eight within ±{STANDSTILL_M_S} (at rest)")
+            raise CommandRefused(
+                f"arm: speeds_m_s = {speeds.tolist()}: must be eight within ±{STANDSTILL_M_S} (at rest)"
+            )
         counts = self.limits.um(lengths)
         if not ((counts >= self.limits.length_min_um) & (counts <= self.limits.length_max_um)).all():
             low, high = self.limits.length_min_um * 1e-6, self.limits.length_max_um * 1e-6
@@ -164,18 +168,24 @@ class Gate:
         tension = None if tension_n is None else self._eight("tension_n", tension_n)
         lengths = self._measured(lengths_m, now_host_s, measured_host_s)
         if spot_world_m is not None and not self._keep_in.holds(spot_world_m):
-            raise self._refuse(f"spot_world_m = {np.asarray(spot_world_m).tolist()}: outside the keep-in polygon with its braking margin")
+            raise self._refuse(
+                f"spot_world_m = {np.asarray(spot_world_m).tolist()}: outside the keep-in polygon with its braking margin"
+            )
         following = next_state(self._state, _EVENTS[mode])
         if following is State.FAULTED:
             raise self._refuse(f"mode {mode}: not while {self._state.value}")
         speed_um = self.limits.speed_max_um if mode == "transit" else self.limits.speed_normal_um
-        counts = limit_command(requested, self._previous, self.limits.um(lengths), tension, self.limits, speed_um=speed_um)
+        counts = limit_command(
+            requested, self._previous, self.limits.um(lengths), tension, self.limits, speed_um=speed_um
+        )
         self._count_interventions(requested, counts, tension, speed_um)
         command = self._make(counts, lengths, tension, speed_um, now_host_s)
         self._state = following
         return command
 
-    def go_dark(self, lengths_m: ArrayLike | None, now_host_s: float, *, tension_n: ArrayLike | None = None) -> ApprovedCommand:
+    def go_dark(
+        self, lengths_m: ArrayLike | None, now_host_s: float, *, tension_n: ArrayLike | None = None
+    ) -> ApprovedCommand:
         """Return the next command of the layer's own way to park; the state turns PARKED on arrival.
 
         ``lengths_m``: (8,) cable lengths as far as known; None, or NaN for a winch, and the sum of what was
@@ -205,14 +215,18 @@ class Gate:
             raise CommandRefused(f"too early: next command at {self._due_s:.3f} s, now {now_host_s:.3f} s (host clock)")
         gap_s = now_host_s - self._last_s
         if not dark and self._previous.any() and gap_s > (1 + LATE_PERIODS) * period_s * (1 + 1e-9):
-            raise self._refuse(f"late: {gap_s:.3f} s since the last command, at most {(1 + LATE_PERIODS) * period_s:.3f} s while moving")
+            raise self._refuse(
+                f"late: {gap_s:.3f} s since the last command, at most {(1 + LATE_PERIODS) * period_s:.3f} s while moving"
+            )
 
     def _measured(self, lengths_m: ArrayLike, now_host_s: float, measured_host_s: float) -> Array:
         """Return lengths that are finite, in range, fresh, in order and where the commands led."""
         lengths = self._eight("lengths_m", lengths_m)
         oldest_s = now_host_s - STALE_PERIODS * self.limits.period_s - self.machine.control.camera_delay_s
         if not oldest_s <= measured_host_s <= now_host_s:
-            raise self._refuse(f"measured_host_s = {measured_host_s}: must lie in {oldest_s:.3f} to {now_host_s:.3f} (stale, or ahead of now)")
+            raise self._refuse(
+                f"measured_host_s = {measured_host_s}: must lie in {oldest_s:.3f} to {now_host_s:.3f} (stale, or ahead of now)"
+            )
         if measured_host_s < self._measured_s:
             raise self._refuse(f"measured_host_s = {measured_host_s}: out of order, after {self._measured_s}")
         longest_m = self.machine.limits.cable_length_max_m
@@ -231,7 +245,9 @@ class Gate:
         difference = lengths - self._expected
         if not (np.abs(difference) <= unseen + JUMP_M).all():
             winch = int(np.argmax(np.abs(difference) - unseen))
-            raise self._refuse(f"winch {self.machine.winch[winch].name}: counter is {difference[winch] * 1e3:.1f} mm from what was sent")
+            raise self._refuse(
+                f"winch {self.machine.winch[winch].name}: counter is {difference[winch] * 1e3:.1f} mm from what was sent"
+            )
         self._expected = self._expected + difference / 64
 
     def _best_lengths(self, lengths_m: ArrayLike | None) -> Array:
@@ -243,7 +259,11 @@ class Gate:
         if lengths.shape != (WINCH_COUNT,):
             return expected
         unseen = np.sum([np.abs(counts) for _, counts in self._recent], axis=0) * 1e-6 if self._recent else 0.0
-        astray = ~(np.abs(lengths - expected) <= unseen + JUMP_M) & (lengths > 0) & (lengths <= self.machine.limits.cable_length_max_m)
+        astray = (
+            ~(np.abs(lengths - expected) <= unseen + JUMP_M)
+            & (lengths > 0)
+            & (lengths <= self.machine.limits.cable_length_max_m)
+        )
         return np.where(astray, lengths, expected)
 
     def _usable_tension(self, tension_n: ArrayLike | None) -> Array | None:
@@ -255,11 +275,15 @@ class Gate:
             return None
         return np.where(np.isfinite(tension), tension, self.limits.tension_max_n)
 
-    def _make(self, counts: Counts, lengths: Array, tension: Array | None, speed_um: int, now_host_s: float) -> ApprovedCommand:
+    def _make(
+        self, counts: Counts, lengths: Array, tension: Array | None, speed_um: int, now_host_s: float
+    ) -> ApprovedCommand:
         """Check the post-condition and make the command."""
         limits = self.limits
         tensions = None if tension is None else tension.tolist()
-        wrong = violation(counts.tolist(), self._previous.tolist(), limits.um(lengths).tolist(), tensions, limits, speed_um)
+        wrong = violation(
+            counts.tolist(), self._previous.tolist(), limits.um(lengths).tolist(), tensions, limits, speed_um
+        )
         if wrong:
             raise self._refuse(f"post-condition: {wrong}")
         self._due_s = max(self._due_s, now_host_s) + limits.period_s

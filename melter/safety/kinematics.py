@@ -10,16 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from melter.geometry.cables import balanced_tensions_n, structure_matrix, unwound_lengths_m
+from melter.geometry.cables import cable_lengths_m, structure_matrix
 from melter.geometry.pose import rotation_from_vector
+from melter.geometry.reference import park_lengths_m
 from melter.machine import WINCH_COUNT, Machine
 
 Array = NDArray[np.float64]
 
-GRAVITY_M_S2 = 9.80665
-"""Standard gravity (CGPM 1901)."""
-PREFERRED_TENSION_N = 80.0
-"""Tension the reference lengths aim for, within every machine's band."""
 _STEPS = 25
 _CONVERGED_M = 1e-7
 _CONSISTENT_M = 0.010
@@ -42,11 +39,8 @@ class Kinematics:
     def __init__(self, machine: Machine) -> None:
         self._pulleys, self._attachments = machine.pulleys_world_m, machine.attachments_lens_m
         self.park = Pose(np.array(machine.park.lens_centre_world_m), np.eye(3))
-        weight = np.array([0.0, 0.0, -machine.lens.moving_mass_kg * GRAVITY_M_S2, 0.0, 0.0, 0.0])
-        preferred = float(np.clip(PREFERRED_TENSION_N, machine.limits.tension_min_n, machine.limits.tension_max_n))
-        structure = structure_matrix(self._pulleys, self._attachments, self.park.centre_world_m, self.park.rotation)
-        tensions = np.clip(balanced_tensions_n(structure, weight, preferred), 0, machine.limits.tension_max_n)
-        self._share = unwound_lengths_m(1.0, tensions, machine.drive.cable_stiffness_n)
+        lengths = cable_lengths_m(self._pulleys, self._attachments, self.park.centre_world_m, self.park.rotation)
+        self._share = park_lengths_m(machine) / lengths
         self.park_lengths_m = self.lengths_m(self.park)
         self.park_lengths_m.setflags(write=False)
 
@@ -104,7 +98,10 @@ def towards(start: Pose, end: Pose, share: float) -> Pose:
 
 def rotation_vector(rotation: Array) -> Array:
     """Return the (3,) rotation vector of a (3, 3) rotation by less than half a turn, radians."""
-    skew = np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]) / 2
+    skew = (
+        np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]])
+        / 2
+    )
     sine, cosine = float(np.sqrt(skew @ skew)), float((np.trace(rotation) - 1) / 2)
     angle = float(np.arctan2(sine, cosine))
     return skew * (angle / sine) if sine > 1e-9 else skew

@@ -201,4 +201,6 @@ def _require(condition: bool, message: str) -> None:
         raise MachineFileError(message)
 
 
-_TOO_SLOW = "limits: speed_normal_m_s or acceleration_max_m_s2 is below one micrometre per period at control.rate_hz = {}"
+_TOO_SLOW = (
+    "limits: speed_normal_m_s or acceleration_max_m_s2 is below one micrometre per period at control.rate_hz = {}"
+)

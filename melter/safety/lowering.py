@@ -50,34 +50,46 @@ class Lowering:
         the lens stays on its line; where the limits around ``previous_um`` leave no factor, each winch does
         the nearest allowed speed.
         """
+        limits, park = self._limits, self.kinematics.park_lengths_m
         found = self.kinematics.forward(lengths_m, guess or self.kinematics.park)
-        way = self._way(lengths_m, found[0]) if found else self.kinematics.park_lengths_m - lengths_m
-        limits = self._limits
-        remaining = float(np.abs(self.kinematics.park_lengths_m - lengths_m).max())
-        lowest, highest = allowed_interval(previous_um, limits.um(lengths_m), tension_n, limits, speed_um=limits.speed_max_um)
-        fastest = _fastest_to_stop(remaining, limits)
-        wanted = way * (fastest / max(float(np.abs(way).max()), 1e-12)) if np.abs(way).max() * 1e6 > fastest else way * 1e6
-        factor = _common_factor(wanted, lowest, highest)
-        speeds = np.minimum(np.maximum(np.rint(wanted * factor).astype(np.int64), lowest), highest)
-        return LoweringStep(speeds, found[0] if found else None, found[1] if found else None)
+        pose, slack = found if found else (None, None)
+        way = park - lengths_m if pose is None else self._way(lengths_m, pose, slack)
+        used = np.arange(len(way)) != slack
+        remaining_m = float(np.abs(park - lengths_m)[used].max())
+        wanted = way * 1e6
+        fastest, size = _fastest_to_stop(remaining_m, limits), float(np.abs(wanted[used]).max())
+        wanted = wanted * (fastest / size) if size > fastest else wanted
+        lowest, highest = allowed_interval(
+            previous_um, limits.um(lengths_m), tension_n, limits, speed_um=limits.speed_max_um
+        )
+        counts = np.rint(wanted * _common_factor(wanted, lowest, highest)).astype(np.int64)
+        return LoweringStep(np.minimum(np.maximum(counts, lowest), highest), pose, slack)
 
-    def _way(self, lengths_m: Array, pose: Pose) -> Array:
+    def _way(self, lengths_m: Array, pose: Pose, slack: int | None) -> Array:
         """Change of the cable lengths for the next stretch of the way, metres.
 
         First down the lens's own axis, which in work points at the sun: the light spreads where it is. Once
         dark, or as low as park, straight to park. What the lengths differ from the model's at ``pose``
-        (calibration, a slack cable) fades linearly on the line to park, so that it ends at the park lengths.
+        (calibration, stretch) fades linearly on the line to park, so that it ends at the park lengths. A slack
+        cable is wound to where it would be taut.
         """
-        kinematics = self.kinematics
-        here, there = kinematics.lengths_m(pose), kinematics.park_lengths_m
-        stretch = self._limits.speed_max_um * 1e-6
+        kinematics, stretch = self.kinematics, self._limits.speed_max_um * 1e-6
+        here = kinematics.lengths_m(pose)
+        offset = lengths_m - here
+        if slack is not None:
+            offset[slack] = 0.0
         down = self._below(pose)
         if down is not None:
-            return kinematics.lengths_m(towards(pose, down, min(1.0, stretch / self._dark_m))) - here
-        size = float(np.abs(there - lengths_m).max())
-        share = min(1.0, stretch / max(size, 1e-9))
-        ahead = kinematics.lengths_m(towards(pose, kinematics.park, share))
-        return ahead - here - share * (lengths_m - here)
+            ahead = kinematics.lengths_m(towards(pose, down, min(1.0, stretch / self._dark_m)))
+            way = ahead - here
+        else:
+            size = float(np.abs(kinematics.park_lengths_m - here - offset).max())
+            share = min(1.0, stretch / max(size, 1e-9))
+            ahead = kinematics.lengths_m(towards(pose, kinematics.park, share))
+            way = ahead - here - share * offset
+        if slack is not None:
+            way[slack] = np.clip(ahead[slack] - lengths_m[slack], -stretch, stretch)
+        return way
 
     def _below(self, pose: Pose) -> Pose | None:
         """The end of the way down the lens's axis; None where the light is spread already."""

@@ -44,12 +44,18 @@ class PolicyNet:
             raise ModelFileError(f"mean_clip {self.mean_clip}: must be a number above 0")
         if not self.layers:
             raise ModelFileError("policy: no layers")
-        object.__setattr__(self, "layers", tuple(_layer(i, weight, bias) for i, (weight, bias) in enumerate(self.layers)))
+        object.__setattr__(
+            self, "layers", tuple(_layer(i, weight, bias) for i, (weight, bias) in enumerate(self.layers))
+        )
         for (before, _), (after, _) in pairwise(self.layers):
             if after.shape[1] != before.shape[0]:
-                raise ModelFileError(f"policy: a layer of {before.shape[0]} outputs feeds one of {after.shape[1]} inputs")
+                raise ModelFileError(
+                    f"policy: a layer of {before.shape[0]} outputs feeds one of {after.shape[1]} inputs"
+                )
         if self.layers[-1][0].shape[0] != WINCH_COUNT:
-            raise ModelFileError(f"policy: {self.layers[-1][0].shape[0]} actions, must be {WINCH_COUNT} (one for each winch)")
+            raise ModelFileError(
+                f"policy: {self.layers[-1][0].shape[0]} actions, must be {WINCH_COUNT} (one for each winch)"
+            )
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -86,7 +92,9 @@ def _layer(index: int, weight: Weights, bias: Weights) -> tuple[Weights, Weights
         if not np.isfinite(array).all():
             raise ModelFileError(f"policy layer {index}: {name} is not finite everywhere")
         if np.abs(array).max() > LARGEST_WEIGHT:
-            raise ModelFileError(f"policy layer {index}: {name} reaches {np.abs(array).max():.3g}, must be within {LARGEST_WEIGHT:.0e}")
+            raise ModelFileError(
+                f"policy layer {index}: {name} reaches {np.abs(array).max():.3g}, must be within {LARGEST_WEIGHT:.0e}"
+            )
         copy = np.array(array, order="C")
         copy.setflags(write=False)
         copies.append(copy)

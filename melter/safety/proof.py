@@ -75,8 +75,9 @@ def prove(
     speeds = np.arange(-fastest, fastest + 1, dtype=np.int64)
     runs = [(side, cap) for side in (_TOP, _BOTTOM) for cap in sorted({limits.speed_normal_um, fastest})]
     step = -(-len(runs) * len(speeds) * int(longest_braking + 1) // most_states)
-    rooms = np.unique(np.append(np.arange(0, longest_braking + 1, step), [longest_braking, longest_braking + fastest]))
-    rooms = np.pad(rooms, (0, -len(rooms) % WINCH_COUNT), mode="edge").reshape(-1, WINCH_COUNT)
+    rooms = np.arange(0, longest_braking + 1, step)
+    far = -len(rooms) % WINCH_COUNT + WINCH_COUNT
+    rooms = np.append(rooms, longest_braking + fastest + np.arange(far)).reshape(-1, WINCH_COUNT)
     rows = max(1, _CHUNK // rooms.size)
     _keep_memory()
     for done, (side, cap) in enumerate(runs):

@@ -102,7 +102,9 @@ def _family(data: dict[str, Any], name: str) -> str:
     described = data.get("policy_class")
     module = described.get("__module__") if isinstance(described, dict) else None
     if not isinstance(module, str) or module not in _FAMILIES:
-        raise ModelFileError(f"{name}: policy_class is of module {str(module)[:60]!r}, must be one of {', '.join(_FAMILIES)}")
+        raise ModelFileError(
+            f"{name}: policy_class is of module {str(module)[:60]!r}, must be one of {', '.join(_FAMILIES)}"
+        )
     made_by = str(cast("dict[str, Any]", described).get("__init__", ""))
     expected = _FAMILIES[module][0]
     if not made_by.startswith(f"<function {expected}.__init__ "):
@@ -118,7 +120,9 @@ def _box(data: dict[str, Any], key: str, name: str) -> tuple[NDArray[np.float64]
     printed = cast("dict[str, Any]", space)
     shape = re.fullmatch(r"[\[(](\d{1,6}),?[\])]", str(printed.get("_shape")))
     if shape is None or printed.get("dtype") != "float32":
-        raise ModelFileError(f"{name}: {key} has shape {printed.get('_shape')} of {printed.get('dtype')}, must be one row of float32")
+        raise ModelFileError(
+            f"{name}: {key} has shape {printed.get('_shape')} of {printed.get('dtype')}, must be one row of float32"
+        )
     bounds: list[NDArray[np.float64]] = []
     for side in ("low", "high"):
         text = str(printed.get(side)).strip("[] \n")
@@ -126,9 +130,9 @@ def _box(data: dict[str, Any], key: str, name: str) -> tuple[NDArray[np.float64]
         try:
             values = np.array([float(word) for word in text.split()]) if "..." not in text else np.array([float(short)])
         except ValueError:
-            values = np.full(1, np.nan)
-        if values.size not in (1, int(shape[1])):
-            raise ModelFileError(f"{name}: {key}.{side} has {values.size} numbers, must be {shape[1]}")
+            raise ModelFileError(f"{name}: {key}.{side} is not a row of numbers") from None
+        if np.isnan(values).any() or values.size not in (1, int(shape[1])):
+            raise ModelFileError(f"{name}: {key}.{side} has {values.size} numbers, must be {shape[1]} numbers")
         bounds.append(np.broadcast_to(values, (int(shape[1]),)))
     return bounds[0], bounds[1]
 
@@ -144,7 +148,11 @@ def _require_actions(data: dict[str, Any], name: str) -> None:
 def _keywords(data: dict[str, Any]) -> dict[str, str]:
     """The policy's keyword arguments as text."""
     given = data.get("policy_kwargs")
-    return {str(key): str(value) for key, value in cast("dict[str, Any]", given).items()} if isinstance(given, dict) else {}
+    return (
+        {str(key): str(value) for key, value in cast("dict[str, Any]", given).items()}
+        if isinstance(given, dict)
+        else {}
+    )
 
 
 def _net(data: dict[str, Any], family: str, tensors: Tensors, name: str) -> PolicyNet:
@@ -152,7 +160,9 @@ def _net(data: dict[str, Any], family: str, tensors: Tensors, name: str) -> Poli
     default = "tanh" if family == _ON_POLICY else "relu"
     activation = _ACTIVATIONS.get(keywords["activation_fn"]) if "activation_fn" in keywords else default
     if activation is None:
-        raise ModelFileError(f"{name}: activation {keywords['activation_fn'][:80]!r}: must be one of {', '.join(_ACTIVATIONS.values())}")
+        raise ModelFileError(
+            f"{name}: activation {keywords['activation_fn'][:80]!r}: must be one of {', '.join(_ACTIVATIONS.values())}"
+        )
     extractor = keywords.get("features_extractor_class", "FlattenExtractor")
     if not re.search(r"\bFlattenExtractor\b", extractor) or any("features_extractor." in key for key in tensors):
         raise ModelFileError(f"{name}: features extractor {extractor[:80]!r}: only FlattenExtractor can be read")
@@ -193,9 +203,17 @@ class _Used:
         """The linear layer of that name."""
         return self._take(f"{prefix}.weight"), self._take(f"{prefix}.bias")
 
-    def stack(self, prefix: str, *, into: tuple[Weights, Weights] | None = None, eps: float = 0.0) -> list[tuple[Weights, Weights]]:
+    def stack(
+        self, prefix: str, *, into: tuple[Weights, Weights] | None = None, eps: float = 0.0
+    ) -> list[tuple[Weights, Weights]]:
         """The linear layers of a Sequential in order, ``into`` last; normalisations fold into the layer that follows."""
-        indices = sorted({int(key.removeprefix(f"{prefix}.").split(".")[0]) for key in self._left if re.match(re.escape(prefix) + r"\.\d{1,3}\.", key)})
+        indices = sorted(
+            {
+                int(key.removeprefix(f"{prefix}.").split(".")[0])
+                for key in self._left
+                if re.match(re.escape(prefix) + r"\.\d{1,3}\.", key)
+            }
+        )
         layers: list[tuple[Weights, Weights]] = []
         scale_shift: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
         for index in indices:
@@ -224,7 +242,11 @@ class _Used:
         mean, variance = self._take(f"{prefix}.ra_mean").astype(float), self._take(f"{prefix}.ra_var").astype(float)
         gain, bias = self._take(f"{prefix}.scale").astype(float), self._take(f"{prefix}.bias").astype(float)
         self._left.pop(f"{prefix}.steps", None)
-        if not (mean.shape == variance.shape == gain.shape == bias.shape) or mean.ndim != 1 or not (variance + eps > 0).all():
+        if (
+            not (mean.shape == variance.shape == gain.shape == bias.shape)
+            or mean.ndim != 1
+            or not (variance + eps > 0).all()
+        ):
             raise ModelFileError(f"{self._name}: normalisation {prefix} is malformed")
         scale = gain / np.sqrt(variance + eps)
         return scale, bias - mean * scale
@@ -235,7 +257,9 @@ class _Used:
         return self._left.pop(key)
 
 
-def _folded(layer: tuple[Weights, Weights], scale_shift: tuple[NDArray[np.float64], NDArray[np.float64]] | None, name: str) -> tuple[Weights, Weights]:
+def _folded(
+    layer: tuple[Weights, Weights], scale_shift: tuple[NDArray[np.float64], NDArray[np.float64]] | None, name: str
+) -> tuple[Weights, Weights]:
     if scale_shift is None:
         return layer
     weight, bias = layer

@@ -44,7 +44,9 @@ def read_tensors(content: bytes, name: str) -> dict[str, NDArray[Any]]:
     if f"{root}byteorder" in archive.names and archive.read(f"{root}byteorder") != b"little":
         raise ModelFileError(f"{name}: byte order must be little")
     if archive.size(pickles[0]) > LARGEST_PICKLE_BYTES:
-        raise ModelFileError(f"{name}: data.pkl has {archive.size(pickles[0])} bytes, must be within {LARGEST_PICKLE_BYTES}")
+        raise ModelFileError(
+            f"{name}: data.pkl has {archive.size(pickles[0])} bytes, must be within {LARGEST_PICKLE_BYTES}"
+        )
     machine = _Machine(archive, root, name)
     state = machine.run(archive.read(pickles[0]))
     if not isinstance(state, _State):
@@ -54,6 +56,8 @@ def read_tensors(content: bytes, name: str) -> dict[str, NDArray[Any]]:
         if not isinstance(key, str) or not isinstance(value, np.ndarray):
             raise ModelFileError(f"{name}: entry {str(key)[:60]!r} is not a tensor")
         tensors[key] = cast("NDArray[Any]", value)
+    if len({id(tensor) for tensor in tensors.values()}) != len(tensors):
+        raise ModelFileError(f"{name}: one tensor has two names")
     return tensors
 
 
@@ -135,7 +139,12 @@ class _Machine:
 
     def load_storage(self, _: Any) -> None:
         kind, storage, key, place, count = self._stack.pop()
-        if kind != "storage" or not isinstance(storage, _Name) or storage not in _STORAGES or not isinstance(place, str):
+        if (
+            kind != "storage"
+            or not isinstance(storage, _Name)
+            or storage not in _STORAGES
+            or not isinstance(place, str)
+        ):
             raise self._wrong(f"storage {str(storage)[:60]!r}: must be float32 or int64")
         if not isinstance(key, str) or not key.isdecimal() or not isinstance(count, int):
             raise self._wrong(f"storage key {str(key)[:60]!r} is not a number")
@@ -147,7 +156,9 @@ class _Machine:
             raise self._wrong(f"storage {key} has {len(content)} bytes, needs {count * dtype.itemsize}")
         self.push((key, content.view(dtype)))
 
-    def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, requires_grad: Any, hooks: Any, *rest: Any) -> NDArray[Any]:
+    def _tensor(
+        self, storage: Any, offset: Any, shape: Any, strides: Any, requires_grad: Any, hooks: Any, *rest: Any
+    ) -> NDArray[Any]:
         key, values = storage
         whole = [offset, *shape, *strides]
         if rest or hooks != {} or any(type(number) is not int or number < 0 for number in whole) or len(shape) > 4:
@@ -155,7 +166,9 @@ class _Machine:
         count = math.prod(shape)
         contiguous = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
         if offset != 0 or count != len(values) or (count and tuple(strides) != contiguous):
-            raise self._wrong(f"tensor of storage {key}: shape {tuple(shape)} does not use all {len(values)} of its own numbers in order")
+            raise self._wrong(
+                f"tensor of storage {key}: shape {tuple(shape)} does not use all {len(values)} of its own numbers in order"
+            )
         if key in self._used:
             raise self._wrong(f"two tensors share storage {key}")
         self._used.add(key)

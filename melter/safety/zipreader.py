@@ -32,7 +32,15 @@ class StrictZip:
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(content))
             infos = self._zip.infolist()
-        except (zipfile.BadZipFile, ValueError, struct.error, UnicodeDecodeError, NotImplementedError, OverflowError, EOFError):
+        except (
+            zipfile.BadZipFile,
+            ValueError,
+            struct.error,
+            UnicodeDecodeError,
+            NotImplementedError,
+            OverflowError,
+            EOFError,
+        ):
             raise self._wrong("truncated or damaged: no readable table of members at its end") from None
         self._infos = {info.filename: info for info in infos}
         self._check_table(infos)
@@ -55,7 +63,16 @@ class StrictZip:
         try:
             with self._zip.open(info) as file:
                 content = file.read(info.file_size + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, OSError, struct.error):
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            ValueError,
+            NotImplementedError,
+            RuntimeError,
+            OSError,
+            struct.error,
+        ):
             raise self._wrong(f"member {member} is damaged") from None
         if len(content) != info.file_size:
             raise self._wrong(f"member {member} has {len(content)} bytes, its header says {info.file_size}")
@@ -75,9 +92,13 @@ class StrictZip:
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise self._wrong(f"member {member}: compression {info.compress_type} is not allowed")
             if info.file_size > LARGEST_MEMBER_BYTES:
-                raise self._wrong(f"member {member} unpacks to {info.file_size} bytes, must be within {LARGEST_MEMBER_BYTES}")
+                raise self._wrong(
+                    f"member {member} unpacks to {info.file_size} bytes, must be within {LARGEST_MEMBER_BYTES}"
+                )
             if info.file_size > LARGEST_RATIO * max(info.compress_size, 16):
-                raise self._wrong(f"member {member} unpacks {info.compress_size} bytes to {info.file_size}: ratio above {LARGEST_RATIO}")
+                raise self._wrong(
+                    f"member {member} unpacks {info.compress_size} bytes to {info.file_size}: ratio above {LARGEST_RATIO}"
+                )
 
     def _check_places(self, infos: list[zipfile.ZipInfo]) -> None:
         """Each member must lie where the table says, under the same name, apart from all others, from byte 0 on."""
@@ -95,7 +116,7 @@ class StrictZip:
             if start < end:
                 raise self._wrong(f"member {info.filename} overlaps another")
             if end == 0 and start != 0:
-                raise self._wrong(f"{start} bytes before its first member")
+                raise self._wrong(f"truncated, or not a zip archive of its own: {start} bytes before its first member")
             end = name_start + name_size + extra_size + info.compress_size
         if end > len(self._content):
             raise self._wrong("truncated: a member ends beyond the file")

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from melter.env.hanging import Hanging, quaternion_from_rotation
 from melter.env.mjcf import substeps_for
 from melter.env.noise import keys_of
 from melter.env.params import NAMES, Randomisation, nominal_values
 from melter.env.physics import MachineBatch
 from melter.errors import BadInput
-from melter.geometry.cables import balanced_tensions_n, cable_lengths_m, structure_matrix, unwound_lengths_m
 from melter.geometry.light import LensOptics, fast_patch, peak_irradiance_w_m2, power_w
-from melter.geometry.pose import apply, rotation_from_quaternion, rotation_from_vector, sun_direction_world
+from melter.geometry.pose import rotation_from_quaternion, sun_direction_world
 from melter.machine import WINCH_COUNT, Machine
-from melter.observation import GRAVITY_M_S2, reference_tensions_n
 
 Array = NDArray[np.float64]
 
@@ -91,22 +90,10 @@ class TwinMachine:
 
     def _park(self) -> None:
         """Hang at park, off by what its owner does not know, cables tensioned by hand."""
-        machine, values = self.machine, self.values
-        centre = np.array(machine.park.lens_centre_world_m) + values["zero_position_m"]
-        rotation = rotation_from_vector(values["zero_attitude_rad"])
-        half = values["zero_attitude_rad"] / 2
-        quaternion = np.concatenate([np.sqrt(1 - (half**2).sum(axis=1, keepdims=True)), half], axis=1)
-        pulleys = values["pulley_m"].reshape(1, WINCH_COUNT, 3)
-        attachments = values["attachment_m"].reshape(1, WINCH_COUNT, 3)
-        structure = structure_matrix(pulleys, attachments, centre, rotation)
-        weight = values["moving_mass_kg"] * GRAVITY_M_S2 * np.array([0.0, 0.0, -1.0])
-        wrench = np.concatenate([weight, np.cross(apply(rotation, values["centre_of_mass_m"]), weight)], axis=1)
-        aimed = reference_tensions_n(structure, wrench, machine) + values["zero_tension_n"]
-        tension = np.maximum(balanced_tensions_n(structure, wrench, aimed), 1.0)
-        lengths = cable_lengths_m(pulleys, attachments, centre, rotation)
+        centre, rotation, unwound = Hanging.from_values(self.values).zeroed_at_park(self.machine, self.values)
         everything = np.array([0])
-        self.physics.configure(everything, values)
-        self.physics.place(everything, centre, quaternion, unwound_lengths_m(lengths, tension, values["cable_stiffness_n"]))
+        self.physics.configure(everything, self.values)
+        self.physics.place(everything, centre, quaternion_from_rotation(rotation), unwound)
 
     def advance(self, position_m: Array) -> None:
         """Go ``step_s`` on while the motors turn to (8,) ``position_m`` of cable paid out since park."""

@@ -28,6 +28,8 @@ CORNER_FLOOR_PX = 0.03
 RESIDUAL_ALLOWED_PX = 1.5
 """RMS of corners about the solution above which the markers contradict each other or the machine file."""
 EDGE_SHIFT_PRIOR_PX = 0.3
+EDGE_SHIFT_ALLOWED_PX = 1.5
+"""More than this no optics do: the markers have another size than the machine file says."""
 SIZE_TOLERANCE = 0.04
 """Relative difference of a marker's size that is called a contradiction."""
 
@@ -70,7 +72,7 @@ class BedView:
         """Return (..., 2) bed metres of (..., 2) pixels as seen."""
         points = np.asarray(points_px, dtype=float)
         ideal = self.calibration.undistort_px(points) if self.calibration else points
-        return _project(np.linalg.inv(self.homography), ideal)
+        return _project(_inverse(self.homography), ideal)
 
     def jacobian_m_per_px(self, point_px: ArrayLike) -> Array:
         """Return (2, 2) d(bed metres)/d(pixels as seen) at one pixel."""
@@ -131,7 +133,8 @@ def solve_bed(
     if not more:
         return view
     try:
-        fuller = bed_from_markers([*seen, *more], size, machine.sand.height_m, calibration, remarks)
+        together = sorted([*seen, *more], key=lambda s: s.marker.id)
+        fuller = bed_from_markers(together, size, machine.sand.height_m, calibration, remarks)
     except CameraError:
         return view
     return fuller if len(fuller.markers_seen) > len(view.markers_seen) else view
@@ -154,6 +157,25 @@ def _missed(view: BedView, machine: Machine, pixels: Pixels, response: Response)
     return found
 
 
+def marker_shift_px(view: BedView, machine: Machine, pixels: Pixels, response: Response = "srgb") -> float | None:
+    """Return the median distance of marker corners from where a view has them, pixels; None when no marker is found.
+
+    Looks where the markers were; when fewer than half of them are there, in the whole image.
+    """
+    light = grey_light(pixels, response)
+    markers = {marker.id: marker for marker in machine.bed.marker}
+    here = dict(zip(view.markers_seen, view.marker_corners_px, strict=True))
+    found = {n: look_for_marker(light, markers[n], corners, view.calibration) for n, corners in here.items()}
+    seen = [one for one in found.values() if one is not None]
+    if 2 * len(seen) < len(here):
+        seen = [
+            s for s in find_markers(pixels, machine.bed.marker, view.calibration, response)[0] if s.marker.id in here
+        ]
+    if not seen:
+        return None
+    return float(np.median([np.median(np.linalg.norm(s.corners_px - here[s.marker.id], axis=1)) for s in seen]))
+
+
 def require_calibration_fits(calibration: CameraCalibration | None, size_px: tuple[int, int]) -> None:
     """Raise CameraError unless the calibration was made at this image size."""
     if calibration is not None and calibration.image_size_px != size_px:
@@ -173,7 +195,7 @@ def bed_from_markers(
     Raises CameraError when they contradict each other and no single one is to blame.
     """
     notes = list(remarks)
-    solution = _solve(seen, size_px, calibration)
+    solution = _solve(seen, calibration)
     allowed_px = _allowed_px(seen)
     kept = [s for s, distance in zip(seen, solution.marker_distance_px, strict=True) if distance <= allowed_px]
     if len(kept) < len(seen):
@@ -183,8 +205,8 @@ def bed_from_markers(
             notes.append(
                 f"marker {left_out.marker.id} is not where or not as large as the machine file says, and is not used"
             )
-        seen, solution = kept, _solve(kept, size_px, calibration)
-    if solution.rms_px > allowed_px:
+        seen, solution = kept, _solve(kept, calibration)
+    if solution.rms_px > allowed_px or abs(solution.edge_shift_px) > EDGE_SHIFT_ALLOWED_PX:
         raise CameraError(_contradiction(seen, solution.rms_px))
     return _view(seen, solution, size_px, bed_height_m, calibration, notes)
 
@@ -204,9 +226,11 @@ class _Solution:
     """Rotation world to camera and translation, bed frame."""
     marker_distance_px: tuple[float, ...]
     """Median distance of each marker's corners from the solution."""
+    edge_shift_px: float
+    """Outwards, common to all edges."""
 
 
-def _solve(seen: Sequence[SeenMarker], size_px: tuple[int, int], calibration: CameraCalibration | None) -> _Solution:
+def _solve(seen: Sequence[SeenMarker], calibration: CameraCalibration | None) -> _Solution:
     bed = np.concatenate([marker_corners_m(s.marker) for s in seen])
     px = np.concatenate([s.corners_undistorted_px for s in seen])
     outward = np.concatenate([s.outward_px for s in seen])
@@ -255,8 +279,9 @@ def _solve(seen: Sequence[SeenMarker], size_px: tuple[int, int], calibration: Ca
     jac = _numeric_jacobian(lambda p: (homography(p) / homography(p)[2, 2]).ravel()[:8], q[:-1])
     covariance = np.linalg.pinv(normal)[: len(first), : len(first)] * sigma2
     rms = float(np.sqrt(np.average(distance**2, weights=weight**2)))
-    pose = (cv2.Rodrigues(q[:3])[0], q[3:6]) if calibration is not None else None
-    return _Solution(h, rms, jac @ covariance @ jac.T, pose, tuple(np.median(distance.reshape(-1, 4), axis=1)))
+    pose = (np.asarray(cv2.Rodrigues(q[:3])[0], dtype=float), q[3:6]) if calibration is not None else None
+    by_marker = tuple(np.median(distance.reshape(-1, 4), axis=1))
+    return _Solution(h, rms, jac @ covariance @ jac.T, pose, by_marker, float(q[-1]))
 
 
 def _gauss_newton(residuals: Callable[[Array], Array], start: Array, *, free_last: bool) -> tuple[Array, Array]:
@@ -294,6 +319,10 @@ def _numeric_jacobian(function: Callable[[Array], Array], q: Array) -> Array:
         down[i] -= step
         columns.append((function(up) - function(down)) / (2 * step))
     return np.stack(columns, axis=-1)
+
+
+def _inverse(matrix: Array) -> Array:
+    return np.asarray(np.linalg.inv(matrix), dtype=float)
 
 
 def _project(homography: Array, points: Array) -> Array:
@@ -334,7 +363,7 @@ def _pose_from(homography: Array, matrix: Array) -> tuple[Array, Array]:
 
 
 def _assumed_matrix(homography: Array, size_px: tuple[int, int]) -> Array | None:
-    """Camera matrix with square pixels and the principal point in the middle, from one homography; None when undetermined."""
+    """Camera matrix with square pixels and a centred principal point, from one homography; None when undetermined."""
     cx, cy = (size_px[0] - 1) / 2, (size_px[1] - 1) / 2
     g = np.array([[1, 0, -cx], [0, 1, -cy], [0, 0, 1]]) @ homography
     g = g / np.linalg.norm(g)
@@ -394,18 +423,19 @@ def _contradiction(seen: Sequence[SeenMarker], rms_px: float) -> str:
         if wrong:
             listed = ", ".join(f"{s.marker.id}: {size:.3f} m, file {s.marker.size_m:.3f} m" for s, size in wrong)
             return f"{start}: seen from their centres' places, the size_m of markers is not as written ({listed})"
-    return f"{start}: check centre_m, yaw_rad and size_m of markers {', '.join(str(s.marker.id) for s in seen)}"
+    names = ", ".join(str(s.marker.id) for s in seen)
+    return f"{start}: check centre_m, yaw_rad and size_m of markers {names}"
 
 
 def _apparent_sizes_m(seen: Sequence[SeenMarker]) -> list[float] | None:
-    """Sizes of at least four markers on the bed as spanned by their centres alone; None when those do not fit either."""
+    """Sizes of four or more markers on the bed that their centres alone span; None when those do not fit either."""
     if len(seen) < 4:
         return None
     centres_px = np.array([_diagonals_cross(s.corners_undistorted_px) for s in seen])
     centres_m = np.array([s.marker.centre_m for s in seen])
     if np.linalg.matrix_rank(centres_m - centres_m.mean(axis=0), tol=0.01) < 2:
         return None
-    inverse = np.linalg.inv(_direct_homography(centres_m, centres_px))
+    inverse = _inverse(_direct_homography(centres_m, centres_px))
     corners = [_project(inverse, s.corners_undistorted_px) for s in seen]
     sides = [np.linalg.norm(np.roll(c, -1, axis=0) - c, axis=1) for c in corners]
     if max(float(side.max() / side.min()) for side in sides) > 1.15:

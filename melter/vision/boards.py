@@ -82,7 +82,8 @@ def _pdf(cells: Cells, cell_m: float) -> bytes:
     parts = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 {width:.4f} {height:.4f}] /Contents 4 0 R /Resources << >> >>".encode(),
+        f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 {width:.4f} {height:.4f}] "
+        "/Contents 4 0 R /Resources << >> >>".encode(),
         f"<< /Length {len(content)} /Filter /FlateDecode >>\nstream\n".encode() + content + b"\nendstream",
     ]
     out, places = bytearray(b"%PDF-1.4\n"), list[int]()
@@ -90,7 +91,8 @@ def _pdf(cells: Cells, cell_m: float) -> bytes:
         places.append(len(out))
         out += f"{number} 0 obj\n".encode() + part + b"\nendobj\n"
     table = "".join(f"{place:010d} 00000 n \n" for place in places)
-    out += f"xref\n0 5\n0000000000 65535 f \n{table}trailer\n<< /Size 5 /Root 1 0 R >>\nstartxref\n{len(out)}\n%%EOF\n".encode()
+    trailer = f"trailer\n<< /Size 5 /Root 1 0 R >>\nstartxref\n{len(out)}\n%%EOF\n"
+    out += f"xref\n0 5\n0000000000 65535 f \n{table}{trailer}".encode()
     return bytes(out)
 
 

@@ -163,7 +163,8 @@ class _FileStream:
         return self._stats
 
     def latest(self, newer_than: int = -1, timeout_s: float = 1.0) -> Frame:
-        """Return the next readable frame of the file; raise VisionFault at its end."""
+        """Return the next readable frame of the file; raise VisionFault at its end. A file keeps nobody waiting."""
+        del timeout_s
         if self._iterator is None:
             self._iterator = self.frames()
         for frame in self._iterator:

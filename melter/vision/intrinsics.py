@@ -47,7 +47,8 @@ class Board:
             0.001 <= self.square_m <= 1 and (self.marker_m == 0 or 0.2 * self.square_m < self.marker_m < self.square_m)
         ):
             raise CameraError(
-                f"board: square {self.square_m} m, marker {self.marker_m} m; the marker must be smaller than its square (0: chessboard)"
+                f"board: square {self.square_m} m, marker {self.marker_m} m; "
+                "the marker must be smaller than its square (0: chessboard)"
             )
 
     def charuco(self) -> Any:
@@ -59,7 +60,7 @@ class Board:
     def corners_m(self) -> Array:
         """Return the (n, 3) inner corners, row by row, on the board's own plane."""
         x, y = np.meshgrid(np.arange(1, self.columns) * self.square_m, np.arange(1, self.rows) * self.square_m)
-        return np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], axis=-1)
+        return np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], axis=-1).astype(float)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +92,8 @@ def find_board(image: Pixels, board: Board) -> BoardView | None:
     grey = pixels[:, :, 1] if pixels.ndim == 3 else pixels
     grey = np.ascontiguousarray(grey if grey.dtype == np.uint8 else (grey >> 8).astype(np.uint8))
     if board.marker_m > 0:
-        corners, ids, _, _ = cv2.aruco.CharucoDetector(board.charuco()).detectBoard(grey)
+        answer: Any = cv2.aruco.CharucoDetector(board.charuco()).detectBoard(grey)
+        corners, ids = answer[0], answer[1]
         if ids is None or len(np.ravel(ids)) < LEAST_CORNERS:
             return None
         picked, points = board.corners_m()[np.ravel(ids)], np.asarray(corners, dtype=np.float32).reshape(-1, 2)

@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 from melter.errors import CameraError, VisionFault
 from melter.vision.camera import BrokenFrame, CameraStats, Frame, decode_image
@@ -27,7 +27,7 @@ class Device(Protocol):
     """One connection to a camera."""
 
     def read(self) -> Pixels | None:
-        """Return the next picture, None when this one could not be decoded; raise CameraError when the connection is gone."""
+        """Return the next picture, None when it could not be decoded; raise CameraError when the connection is gone."""
         ...
 
     def close(self) -> None:
@@ -71,7 +71,7 @@ class LiveCamera:
             return self._stats
 
     def latest(self, newer_than: int = -1, timeout_s: float = 1.0) -> Frame:
-        """Return the newest frame above number ``newer_than`` that is younger than ``timeout_s``, waiting that long for it.
+        """Return the newest frame above number ``newer_than`` and younger than ``timeout_s``; waits that long for it.
 
         Raises VisionFault when none comes.
         """
@@ -181,7 +181,7 @@ class _CaptureDevice:
             raise CameraError(f"source {source}: cannot be opened as a camera or stream")
 
     def read(self) -> Pixels | None:
-        good, image = self._capture.read()
+        good, image = cast("tuple[bool, Any]", self._capture.read())
         if not good or image is None:
             raise CameraError(f"source {self._name}: gives no more frames")
         return checked_pixels(image)

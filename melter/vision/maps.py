@@ -68,7 +68,7 @@ def build_maps(view: BedView, machine: Machine) -> BedMaps:
     return BedMaps(tables[0], tables[1], tables[2], allowed, sample, bounds)
 
 
-def _in_front(view: BedView, nodes: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _in_front(view: BedView, nodes: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Whether each undistorted pixel looks down at the bed and not past the horizon."""
     ideal = view.calibration.undistort_px(nodes) if view.calibration else nodes
     inverse = np.linalg.inv(view.homography)

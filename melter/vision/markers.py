@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,11 +125,11 @@ def _detect(pixels: Pixels, dictionary: str) -> list[tuple[int, Array]]:
     parameters.minMarkerPerimeterRate = 0.015
     detector = cv2.aruco.ArucoDetector(dictionary_of(dictionary), parameters)
     grey = _grey_8bit(pixels)
-    corners, ids, _ = detector.detectMarkers(grey)
+    corners, ids = _found(detector, grey)
     if ids is None or len(np.ravel(ids)) == 0 or np.percentile(grey[::8, ::8], 90) < 40:
         top = max(float(np.percentile(grey[::4, ::4], 99)), 8.0)
         stretched = cv2.convertScaleAbs(grey, alpha=255.0 / top)
-        more, more_ids, _ = detector.detectMarkers(stretched)
+        more, more_ids = _found(detector, stretched)
         if more_ids is not None and (ids is None or len(np.ravel(more_ids)) > len(np.ravel(ids))):
             corners, ids = more, more_ids
     if ids is None:
@@ -136,8 +137,13 @@ def _detect(pixels: Pixels, dictionary: str) -> list[tuple[int, Array]]:
     return [(int(n), np.asarray(c, dtype=float).reshape(4, 2)) for n, c in zip(np.ravel(ids), corners, strict=True)]
 
 
+def _found(detector: Any, grey: Any) -> tuple[Any, Any]:
+    corners, ids, _ = detector.detectMarkers(grey)
+    return corners, ids
+
+
 def _grey_8bit(pixels: Pixels) -> NDArray[np.uint8]:
-    grey = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY) if pixels.ndim == 3 else pixels
+    grey: Any = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY) if pixels.ndim == 3 else pixels
     return np.asarray(grey if grey.dtype == np.uint8 else (grey >> 8).astype(np.uint8), dtype=np.uint8)
 
 
@@ -182,7 +188,7 @@ def _refine(
 
 
 def _edge(light: Light, corners: Array, cells: int) -> tuple[Array, float] | None:
-    """Points on the border along the edge between the first two corners, (n, 2) px, and the blur across it (std, px)."""
+    """Points on the border along the edge between the first two corners, (n, 2) px, and the blur across (std, px)."""
     start, end = corners[0], corners[1]
     length = float(np.linalg.norm(end - start))
     along = (end - start) / length
@@ -249,7 +255,8 @@ def _outward(corners: Array, lines: list[tuple[Array, Array]]) -> Array:
     for point, u in lines:
         n = np.array([-u[1], u[0]])
         normals.append(n if n @ (point - centre) > 0 else -n)
-    return np.array([np.linalg.solve(np.array([normals[i - 1], normals[i]]), np.ones(2)) for i in range(4)])
+    moved = [np.linalg.solve(np.array([normals[i - 1], normals[i]]), np.ones(2)) for i in range(4)]
+    return np.array(moved, dtype=float)
 
 
 def whole_marker_px(corners_px: Array, grow: float = 1.35) -> Array:

@@ -32,6 +32,8 @@ COMPLETIONS = 6
 """Directions in which a hidden part is looked for."""
 LOPSIDED = 0.25
 """Skewness above which a cut-off side is considered: half a Gaussian has 1.0."""
+POINT_PX = 2.2
+"""Standard deviation up to which a round spot may be a saturated glint."""
 HIDDEN_FROM = 0.06
 """Share of the light missing from which a patch is called occluded."""
 TEXTURE_SHARE = 0.02
@@ -68,6 +70,8 @@ class Spot:
     """(2, 2) second central moments on the bed."""
     covariance_m2: Array
     """(2, 2) of the centre."""
+    pointlike: bool
+    """Round and small in the image, not on the bed: more likely a glint than a patch."""
     flux: float
     """Light above background summed over the bed, full scale times m²; a lower bound where saturated."""
     centre_px: Array
@@ -111,7 +115,6 @@ class _Sums:
 def measure_spot(
     pixels: Pixels,
     box: tuple[int, int, int, int],
-    others: NDArray[np.bool_] | None,
     view: BedView,
     maps: BedMaps,
     level: Level,
@@ -133,8 +136,8 @@ def measure_spot(
     if reason:
         return Rejected((u, v), reason)
     saturated_share = np.count_nonzero(cut.saturated & sums.inside) / max(np.count_nonzero(_core(cut, sums)), 1)
-    profile = _fit(cut, sums, level, saturated_share > 0, shape_known)
-    if profile.explained < LEAST_EXPLAINED:
+    profile = _fit(cut, sums, level, bool(saturated_share > 0), shape_known)
+    if profile.explained < LEAST_EXPLAINED and not saturated_share > 0.1:
         return Rejected(
             (u, v), f"no smooth patch of light (the model explains {100 * max(profile.explained, 0):.0f} %)"
         )
@@ -144,7 +147,7 @@ def measure_spot(
     if small < (0.85 if spot.status == "ok" else 0.75) * least or np.sqrt(large * small) < 0.95 * least:
         return Rejected(
             (u, v),
-            f"{1000 * large:.1f} x {1000 * small:.1f} mm, smaller than the sun's image ({1000 * least:.1f} mm): a glint",
+            f"{1000 * large:.1f} x {1000 * small:.1f} mm, less than the sun's image ({1000 * least:.1f} mm): a glint",
         )
     return spot
 
@@ -335,13 +338,22 @@ def _conclude(cut: _Cut, sums: _Sums, profile: Profile, saturated_share: float, 
     if status == "ok":
         covariance = covariance + _noise_of_centroid(cut, sums) + moments * TEXTURE_SHARE**2
         apart = sums.centre_m - profile.centre_m
-        doubt = 0.5 * max(profile.misfit - WELL_FITTED, 0.0)
+        doubt = 0.8 * max(profile.misfit - WELL_FITTED, 0.0)
         covariance = covariance + 0.1 * np.outer(apart, apart) + moments * (2 * doubt) ** 2
     else:
         covariance = covariance + profile.covariance[1:3, 1:3] * 4
-        doubt = 0.05 if status == "saturated" else 0.20 + 0.8 * profile.hidden_share
+        doubt = 0.05 if status == "saturated" else 0.25 + 0.8 * profile.hidden_share
         covariance = covariance + moments * (2 * doubt) ** 2
-    return Spot(status, centre, moments, covariance * TWO_SIGMA, sums.flux, here_px, profile)
+    pointlike = _pointlike(sums.moments_m2, jacobian)
+    return Spot(status, centre, moments, covariance * TWO_SIGMA, pointlike, sums.flux, here_px, profile)
+
+
+def _pointlike(moments_m2: Array, jacobian_m_per_px: Array) -> bool:
+    """Whether a spot is as round as the optics' blur although the bed is seen obliquely, and not much larger."""
+    inverse = np.linalg.inv(jacobian_m_per_px)
+    small, large = np.sqrt(np.linalg.eigvalsh(inverse @ moments_m2 @ inverse.T))
+    axes = np.linalg.svd(inverse, compute_uv=False)
+    return bool(large < POINT_PX and large / small < 1 + 0.45 * (axes[0] / axes[1] - 1))
 
 
 def _noise_of_centroid(cut: _Cut, sums: _Sums) -> Array:

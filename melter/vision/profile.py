@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 MODEL_ERROR = 0.10
 """Relative departure of real patches from the model."""
-HIDDEN_LIMIT = 3.5
+HIDDEN_LIMIT = 2.5
 """Standard deviations: a pixel that is darker than the model by more than this is rather hidden than badly modelled."""
 BRIGHTER_LIMIT = 8.0
 """The same for brighter pixels, which nothing that hides explains; glints and texture do."""
@@ -115,9 +115,7 @@ def fit_profile(
     unit = _unit(start)
 
     def equations(theta: Array, softness: float) -> tuple[float, Array, Array]:
-        return _normal_equations(
-            samples, seen, sigma, floor, theta, start, unit, log_flux_expected, shape_known, softness
-        )
+        return _normal_equations(samples, seen, sigma, floor, theta, unit, log_flux_expected, shape_known, softness)
 
     theta = start
     if soft_first:
@@ -162,7 +160,7 @@ def _descend(
 
 
 def _unit(start: Array) -> Array:
-    """Step sizes that make all parameters about equally strong: the patch's size for the centre, its U for the shear."""
+    """Step sizes that make all parameters about equally strong: the patch's size for the centre, U for the shear."""
     size = float(np.exp(-(start[3] + start[5]) / 2))
     return np.array([1.0, size, size, 1.0, 1 / size, 1.0, 1.0])
 
@@ -182,7 +180,6 @@ def _normal_equations(
     sigma: Array,
     floor: float,
     theta: Array,
-    start: Array,
     unit: Array,
     log_flux_expected: float | None,
     shape_known: tuple[Array, float] | None,
@@ -217,7 +214,7 @@ def _normal_equations(
     columns *= unit[:, None]
     a = (columns * weight) @ columns.T
     g = columns @ (weight * z)
-    for row, value, std in _priors(theta, start, unit, log_flux_expected, shape_known):
+    for row, value, std in _priors(theta, unit, log_flux_expected, shape_known):
         cost += 0.5 * (value / std) ** 2
         a += np.outer(row, row) / std**2
         g += row * value / std**2
@@ -225,7 +222,7 @@ def _normal_equations(
 
 
 def _priors(
-    theta: Array, start: Array, unit: Array, log_flux_expected: float | None, shape_known: tuple[Array, float] | None
+    theta: Array, unit: Array, log_flux_expected: float | None, shape_known: tuple[Array, float] | None
 ) -> list[tuple[Array, float, float]]:
     """(scaled gradient, residual, standard deviation) of what is known beforehand."""
     rows: list[tuple[Array, float, float]] = []

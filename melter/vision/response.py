@@ -15,7 +15,7 @@ from melter.errors import CameraError
 
 Response = Literal["srgb", "linear"]
 Light = NDArray[np.float32]
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+Pixels = NDArray[np.uint8 | np.uint16]
 
 SATURATED_SHARE = 0.98
 """Codes from this share of full scale up count as saturated (JPEG ripples and roll-off reach below the last code)."""

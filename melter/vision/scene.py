@@ -7,6 +7,7 @@ they are. Everything is computed in linear light relative to sunlit sand and enc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -203,7 +204,7 @@ class SceneRenderer:
         half = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)]) * (lens.short_edge_m / 2, lens.long_edge_m / 2)
         outline = centre + np.column_stack([half, np.zeros(5)]) @ attitude.T
         ends = centre + machine.attachments_lens_m @ attitude.T
-        for a, b in zip(outline[:-1], outline[1:], strict=True):
+        for a, b in pairwise(outline):
             self._line(frame, a, b, 0.025, 0.25 * exposure)
         for end in ends:
             near = outline[np.argmin(np.linalg.norm(outline - end, axis=1))]
@@ -221,7 +222,7 @@ class SceneRenderer:
         return width_m * self.calibration.camera_matrix[0, 0] / max(distance, 0.1)
 
     def visible_region(self, points_px: Array, margin_px: float) -> tuple[int, int, int, int] | None:
-        """Return u0, v0, u1, v1 of the image part that holds some of the points, with a margin; None outside the image."""
+        """Return u0, v0, u1, v1 of the image part that holds some of the points, and a margin; None outside it."""
         width, height = self.calibration.image_size_px
         good = points_px[np.isfinite(points_px).all(axis=1)]
         if len(good) == 0:
@@ -363,7 +364,7 @@ def _draw_line(frame: Image, points_px: Array, width_px: float, light: float) ->
     good = points_px[np.isfinite(points_px).all(axis=1)]
     if len(good) < 2 or np.abs(good).max() > 2e4:
         return
-    code = int(round(255 * float(linear_to_srgb(light))))
+    code = round(255 * float(linear_to_srgb(light)))
     cv2.polylines(
         frame,
         [np.round(good * 16).astype(np.int32)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from melter.vision.patch import Level
 from melter.vision.response import SATURATED_SHARE, Pixels, Response, full_scale, table
 
 BRIGHTER_THAN_SAND = 4.0
-"""White paper in the sun is 2 to 3 times as bright as sand (albedo 0.9 against 0.3 to 0.45); the darkest useful patch 10 times."""
+"""White paper is 2 to 3 times as bright as sand (albedo 0.9, 0.3 to 0.45), a useful patch 10 times or more."""
 DARKEST_THRESHOLD = 0.025
 """Linear light (code 44 of 255): below it, noise and stray light are bright too."""
 SEARCH_WIDTH_PX = 800
@@ -66,13 +67,13 @@ def find_bright(pixels: Pixels, maps: BedMaps, machine: Machine, response: Respo
     threshold = int(np.searchsorted(codes, level.threshold))
     part = pixels[v0:v1, u0:u1]
     green = cv2.extractChannel(part, 1) if part.ndim == 3 else part
-    candidates = _regions(np.asarray(green), maps, threshold, half=pixels.shape[1] > SEARCH_WIDTH_PX)
+    candidates = _regions(
+        np.asarray(green, dtype=pixels.dtype), maps, threshold, half=pixels.shape[1] > SEARCH_WIDTH_PX
+    )
     return Found(level, candidates, "" if candidates else "nothing on the bed is brighter than sunlit sand can be")
 
 
-def _regions(
-    green: NDArray[np.uint8] | NDArray[np.uint16], maps: BedMaps, threshold: int, *, half: bool
-) -> tuple[Candidate, ...]:
+def _regions(green: Pixels, maps: BedMaps, threshold: int, *, half: bool) -> tuple[Candidate, ...]:
     """Connected bright regions of the bounds' part of an image, largest first."""
     if green.dtype == np.uint8:
         over: NDArray[np.uint8] = np.asarray(cv2.inRange(green, np.array([threshold]), np.array([255])), dtype=np.uint8)
@@ -82,7 +83,7 @@ def _regions(
     if w == 0:
         return ()
     u0, v0 = maps.bounds_px[0] + x, maps.bounds_px[1] + y
-    mask = np.asarray(cv2.bitwise_and(over[y : y + h, x : x + w], maps.allowed[v0 : v0 + h, u0 : u0 + w]))
+    mask: Any = np.asarray(cv2.bitwise_and(over[y : y + h, x : x + w], maps.allowed[v0 : v0 + h, u0 : u0 + w]))
     scale = 1
     if half and min(w, h) >= 4:
         scale, mask = 2, mask[: h // 2 * 2, : w // 2 * 2]
@@ -106,6 +107,6 @@ def _flux_expected_m2(machine: Machine) -> float:
 
 
 def _floor_semi_axis_m(machine: Machine) -> float:
-    """Twice the standard deviation of the image of the sun's disc, blurred by facets that are better than said by 40 %."""
+    """Twice the standard deviation of the image of the sun's disc, blurred by facets 40 % better than said."""
     facets_rad = 0.6e-3 * machine.lens.facet_error_mrad / np.sqrt(2)
     return 2 * machine.lens.focal_length_m * float(np.hypot(SUN_HALF_ANGLE_RAD / 2, facets_rad))

@@ -63,7 +63,7 @@ class Track:
         self._pending_since_s = 0.0
 
     def shape_at(self, time_s: float) -> tuple[Array, float] | None:
-        """Return the last whole profile's parameters and how far they may have changed by now; None without a believed track."""
+        """Return the last whole profile and how far it may have changed; None without a believed track."""
         s = self._state
         if s is None or s.frames < BELIEVED_AFTER or s.profile is None or not 0 <= time_s - s.profile_time_s < MEMORY_S:
             return None
@@ -74,7 +74,7 @@ class Track:
         s = self._state
         if s is not None and not 0 <= time_s - s.time_s < MEMORY_S:
             s = self._state = None
-        ordered = sorted(spots, key=lambda spot: -spot.flux)
+        ordered = sorted(spots, key=lambda spot: (spot.pointlike, -spot.flux))
         if s is None or s.frames < BELIEVED_AFTER:
             return self._first_sight(ordered, time_s)
         dt = time_s - s.time_s
@@ -125,7 +125,7 @@ class Track:
 
     @staticmethod
     def _judge(best: Spot, others: Sequence[Spot]) -> Choice:
-        rivals = [spot for spot in others if spot.flux > RIVAL_SHARE * best.flux]
+        rivals = [spot for spot in others if spot.flux > RIVAL_SHARE * best.flux and not spot.pointlike]
         if rivals:
             return Choice(best, "ambiguous", f"{len(rivals) + 1} patches of light")
         return Choice(best, best.status)

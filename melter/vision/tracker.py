@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from melter.errors import CameraError
 from melter.machine import Machine
 from melter.observation import PatchEstimate, Status
-from melter.vision.bed import BedView, require_calibration_fits, solve_bed
+from melter.vision.bed import BedView, marker_shift_px, require_calibration_fits, solve_bed
 from melter.vision.calibration import CameraCalibration
 from melter.vision.maps import BedMaps, build_maps
 from melter.vision.patch import Level, Rejected, Spot, axes_of, measure_spot
@@ -25,6 +25,12 @@ from melter.vision.search import find_bright
 from melter.vision.track import Choice, Track
 
 Array = NDArray[np.float64]
+
+CHECK_EVERY_S = 0.5
+"""Between two looks at the markers."""
+NUDGED_FROM_PX = 2.0
+MARKERS_VISIBLE_FROM = 0.02
+"""Linear light of sand at which white and black of markers can be told apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +69,9 @@ class PatchTracker:
         self._maps: BedMaps | None = None
         self._track = Track()
         self._referenced = False
+        self._checked_s: float | None = None
+        self.moved_px = 0.0
+        """How far the markers were from their place when last looked at; above NUDGED_FROM_PX the reference is void."""
 
     def set_reference(self, image: NDArray[Any]) -> BedView:
         """Take the bed's view from a frame with the lens parked and the markers well exposed; return it.
@@ -73,6 +82,15 @@ class PatchTracker:
         self.use_view(view)
         self._referenced = True
         return view
+
+    def camera_shift_px(self, image: NDArray[Any]) -> float | None:
+        """Return how far the markers have moved since the reference (median, pixels); None while too few can be seen.
+
+        Cheap: looks only where they were. When fewer than half are there, looks in the whole image.
+        """
+        if self.view is None:
+            return None
+        return marker_shift_px(self.view, self.machine, checked_pixels(image), self.options.response)
 
     def use_view(self, view: BedView) -> None:
         """Use a bed view solved before."""
@@ -106,13 +124,13 @@ class PatchTracker:
         self, pixels: Pixels, view: BedView, maps: BedMaps, captured_host_s: float, frame: int, started_s: float
     ) -> PatchEstimate:
         found = find_bright(pixels, maps, self.machine, self.options.response)
+        nudge = self._nudge(pixels, found.level, captured_host_s)
         spots: list[Spot] = []
         rejected: list[Rejected] = []
         for candidate in found.candidates:
             result = measure_spot(
                 pixels,
                 candidate.box,
-                None,
                 view,
                 maps,
                 found.level,
@@ -130,10 +148,19 @@ class PatchTracker:
             or ("; ".join(r.reason for r in rejected) if choice.spot is None and rejected else "")
             or (found.reason if choice.spot is None else "")
         )
+        reason = "; ".join(part for part in (nudge, reason) if part)
         self.last_details = TrackDetails(
             reason, tuple(spots), tuple(rejected), found.level, time.perf_counter() - started_s
         )
         return _estimate_of(choice, captured_host_s, frame)
+
+    def _nudge(self, pixels: Pixels, level: Level, time_s: float) -> str:
+        """Every half second, if markers are bright enough: has the camera moved? Says so until it is back."""
+        due = self._checked_s is None or not 0 <= time_s - self._checked_s < CHECK_EVERY_S
+        if due and level.sand > MARKERS_VISIBLE_FROM:
+            self._checked_s = time_s
+            self.moved_px = self.camera_shift_px(pixels) or 0.0
+        return f"the camera has moved by {self.moved_px:.1f} px" if self.moved_px > NUDGED_FROM_PX else ""
 
 
 def _estimate_of(choice: Choice, captured_host_s: float, frame: int) -> PatchEstimate:

@@ -1,4 +1,4 @@
-"""A second renderer, for tests only: every pixel is a bundle of rays through a pinhole, sand is a plane, light is physics.
+"""A second renderer, for tests only: every pixel is a bundle of rays through a pinhole, sand is a plane.
 
 Shares no code with melter.vision. Slow and plain on purpose: supersampled ray casting of a scene whose radiance is a
 formula on the bed plane, an optional occluder in front, distortion by its forward formula (inverted per ray), blur and
@@ -203,7 +203,7 @@ def render(
     rng: np.random.Generator,
     bits: int = 8,
 ) -> np.ndarray:
-    """Return a grey image. ``glints``: (u, v, peak linear, sigma px); ``hide(u, v)`` True where something dark hides the bed."""
+    """Return a grey image. ``glints``: (u, v, peak, sigma px); ``hide(u, v)`` True where something dark is in front."""
     w, h = scene.cam.size
     out = base.copy()
     v, u = np.mgrid[0:h, 0:w].astype(float)

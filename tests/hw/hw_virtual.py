@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from bench import MACHINE, SETTINGS
+from hw_bench import MACHINE, SETTINGS
 
 from melter.hw.firmware import Firmware
 from melter.hw.pty_port import Pacer
@@ -21,10 +21,9 @@ class Virtual:
         self, firmware: Firmware | None = None, *, baud=115200, buffers: bool = True, latency_s: float = 0.002
     ) -> None:
         self.firmware = firmware or Firmware(SETTINGS)
-        self.firmware.power_up()
         self.now_s = 0.0
         facts = BoardFacts(np.full(8, 100.0), 1.0, 100 if buffers else None, 1024)
-        self.session = Session(MACHINE, facts, np.zeros(8, dtype=np.int64), 0.0)
+        self.session = Session(MACHINE, facts, np.rint(self.firmware.position_m * 1e6).astype(np.int64), 0.0)
         self.to_board: Callable[[bytes], bytes] = lambda data: data
         self.to_host: Callable[[bytes], bytes] = lambda data: data
         self.sent = bytearray()

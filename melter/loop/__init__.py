@@ -1,0 +1,1 @@
+"""One run of a machine: at a fixed rate measure, observe, act, approve, send; recorded from the first tick."""

@@ -1,0 +1,305 @@
+"""The safety check: prove the layer, bound and attack the policy.
+
+The layer's limits are proven exhaustively on the functions that ship. A policy is not trusted: what bounds
+can show of it is shown over its whole observation box, and the rest is searched for counterexamples.
+Simulated rollouts are handed in, so that nothing here needs a simulator.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from melter.errors import CommandRefused
+from melter.geometry.pose import sun_direction_world
+from melter.machine import WINCH_COUNT, Machine
+from melter.safety.attack import Worst, worst_actions
+from melter.safety.bounds import OutputBounds, bound_outputs, require_sound
+from melter.safety.bundle import LoadedPolicy
+from melter.safety.claims import Claim, Counterexample, Report, as_rows
+from melter.safety.drill import COOL_ABOVE_S, COOL_WITHIN_S, Drill, run_drill, work_states
+from melter.safety.gate import Gate
+from melter.safety.limiter import Counts, TickLimits, limit_command
+from melter.safety.proof import ProofResult, prove
+
+Array = NDArray[np.float64]
+Observations = NDArray[np.float32]
+
+QUICK_STATES = 1 << 29
+
+
+@dataclass(frozen=True, eq=False)
+class Visited:
+    """What a policy did in simulation, behind the layer."""
+
+    observations: Observations
+    """(n, obs) some of the observations it saw."""
+    lengths_m: Array
+    """(m, 8) cable lengths of some states on the way."""
+    speeds_um: Counts
+    """(m, 8) cable speeds there, micrometres per period."""
+    sun_world: Array
+    """(m, 3)"""
+    steepest: tuple[Observations, float]
+    """(2, obs) the two consecutive observations with the largest change of action, and that change (1: full speed)."""
+    episodes: int
+    outside: int
+    """Episodes in which the spot left the keep-in polygon."""
+    first_outside: Observations | None
+    """(1, obs) what the policy saw when that first happened."""
+    tension_n: tuple[float, float]
+    """Lowest and highest."""
+    interventions: dict[str, float] = field(default_factory=dict[str, float])
+    """Share of winch commands changed by each stage."""
+
+
+def check(
+    policy: LoadedPolicy,
+    machine: Machine,
+    observation_high: Array,
+    *,
+    rng: np.random.Generator,
+    visited: Visited | None = None,
+    quick: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Return what holds of ``policy`` on ``machine``.
+
+    ``observation_high``: (obs,) observations lie within plus and minus this. ``visited``: rollouts, if any.
+    """
+    started_s = time.monotonic()
+    limits = TickLimits.from_machine(machine)
+    progress("proving the layer, every state of a winch")
+    proof = prove(limits, most_states=QUICK_STATES) if quick else prove(limits)
+    progress("going dark")
+    drill = _drill(machine, visited, 8 if quick else 48, rng)
+    progress("bounding and attacking the policy")
+    high = np.asarray(observation_high, dtype=float)
+    bounds = bound_outputs(policy.net, -high, high)
+    samples = rng.uniform(-high, high, (10_000, len(high))).astype(np.float32)
+    require_sound(policy.net, bounds, samples)
+    seen = None if visited is None else visited.observations
+    steps, count = (30, 5_000) if quick else (80, 50_000)
+    worst = worst_actions(policy.net, bounds, -high, high, rng, samples=count, steps=steps, visited=seen)
+    require_sound(policy.net, bounds, np.concatenate([worst.highest, worst.lowest]))
+    claims = [*_layer(machine, limits, proof, drill), *_raw(policy, machine, bounds, worst, high, visited)]
+    claims += [] if visited is None else _behind(machine, visited)
+    seconds = time.monotonic() - started_s
+    stages = {} if visited is None else visited.interventions
+    return Report(
+        str(policy.path), policy.sha256, machine.name, machine.sha256, tuple(claims), proof, drill, stages, seconds
+    )
+
+
+def _drill(machine: Machine, visited: Visited | None, most: int, rng: np.random.Generator) -> Drill:
+    """Corners and middle of the bed under the machine's sun, and states that the policy visited."""
+    half = np.array(machine.bed.size_m) / 2
+    spots = half * np.array([(0, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)], dtype=float)
+    sun = sun_direction_world(machine.sun.zenith_rad, machine.sun.azimuth_rad)
+    lengths, suns = work_states(machine, spots, sun), np.tile(sun, (len(spots), 1))
+    speeds = np.zeros((len(spots), WINCH_COUNT), dtype=np.int64)
+    if visited is not None and len(visited.lengths_m):
+        chosen = rng.permutation(len(visited.lengths_m))[:most]
+        lengths = np.concatenate([lengths, visited.lengths_m[chosen]])
+        suns = np.concatenate([suns, visited.sun_world[chosen]])
+        speeds = np.concatenate([speeds, visited.speeds_um[chosen]])
+    return run_drill(machine, lengths, suns, speeds)
+
+
+def _layer(machine: Machine, limits: TickLimits, proof: ProofResult, drill: Drill) -> list[Claim]:
+    named = machine.limits
+    to_m_s = 1 / (limits.period_s * 1e6)
+    how = f"every state of a winch: {proof.states} states, {proof.transitions} transitions, both ends of the cable"
+    if proof.room_step_um > 1:
+        how = f"every {proof.room_step_um} um of room only: {proof.states} states"
+    status = "proven" if proof.proven else ("falsified" if proof.counterexample else "not proven")
+    method = how + (f"; {proof.counterexample}" if proof.counterexample else "")
+    speed, acceleration = limits.speed_max_um * to_m_s, limits.acceleration_um * to_m_s / limits.period_s
+    length = limits.length_max_um * 1e-6
+    claims = [
+        Claim("cable speed", "layer", status, speed, named.speed_max_m_s, "m/s", method),
+        Claim("cable acceleration", "layer", status, acceleration, named.acceleration_max_m_s2, "m/s²", method),
+        Claim("cable length", "layer", status, length, named.cable_length_max_m, "m", method),
+        Claim(
+            "an allowed speed always exists",
+            "layer",
+            status,
+            float(proof.empty_intervals),
+            0.0,
+            "empty intervals",
+            method,
+        ),
+        _power(machine, limits),
+        _refuses(machine),
+    ]
+    for name, times, allowed in (
+        ("going dark: below melting", drill.melting_s, COOL_WITHIN_S),
+        ("going dark: below 10 kW/m²", drill.bright_s, COOL_ABOVE_S),
+    ):
+        worst = float(times.max())
+        how = f"kinematic drill from {drill.starts} states (corners of the bed, states visited); proven for these"
+        good = worst <= allowed and not drill.outside.any() and not drill.lost.any()
+        claims.append(Claim(name, "layer", "proven" if good else "falsified", worst, allowed, "s", how))
+    return claims
+
+
+def _power(machine: Machine, limits: TickLimits) -> Claim:
+    """Power from every steady speed under tensions up to the trip, through the shipped limiter."""
+    speeds = np.arange(-limits.speed_max_um, limits.speed_max_um + 1, dtype=np.int64).reshape(-1, 1, 1)
+    tensions = np.linspace(1, machine.limits.tension_trip_n, 8 * WINCH_COUNT).reshape(1, -1, WINCH_COUNT)
+    middle = np.full((1, 1, WINCH_COUNT), (limits.length_min_um + limits.length_max_um) // 2)
+    worst = 0.0
+    for sign in (1.0, -1.0):
+        out = limit_command(np.asarray(sign * 10.0), speeds, middle, tensions, limits, speed_um=limits.speed_max_um)
+        braked = np.sign(speeds) * np.maximum(np.abs(speeds) - limits.acceleration_um, 0)
+        power = np.where(out == braked, 0.0, np.abs(out) * tensions)
+        worst = max(worst, float(power.max()) / (limits.period_s * 1e6))
+    good = worst <= machine.limits.power_max_w * (1 + 1e-9)
+    how = "every speed with 64 tensions up to the trip; speed is cut to power / tension in between, rounded down; full brakes left aside"
+    return Claim("winch power", "layer", "proven" if good else "falsified", worst, machine.limits.power_max_w, "W", how)
+
+
+def _refuses(machine: Machine) -> Claim:
+    """Closed at power-up; every kind of broken request or measurement is refused and latched."""
+    let_through, tried = 0, 0
+    zero, nothing = np.zeros(WINCH_COUNT), float("nan")
+    for value in (nothing, float("inf"), float("-inf"), None):
+        for winch in range(WINCH_COUNT):
+            for field_name in ("request", "length", "tension", "clock"):
+                gate = Gate(machine)
+                broken = zero.copy()
+                broken[winch] = nothing if value is None else value
+                lengths = gate.park_lengths_m + (broken if field_name == "length" else 0)
+                if value is not None:
+                    gate.arm(0.0, gate.park_lengths_m)
+                tried += 1
+                try:
+                    gate.approve(
+                        broken if field_name == "request" else zero,
+                        lengths,
+                        broken[winch] if field_name == "clock" else 0.0,
+                        measured_host_s=0.0,
+                        tension_n=broken if field_name == "tension" else None,
+                    )
+                    let_through += 1
+                except CommandRefused:
+                    let_through += gate.fault_reason is None
+    how = f"{tried} requests: each winch, field and kind of what is not a number; and all of them before arming"
+    status = "proven" if let_through == 0 else "falsified"
+    return Claim(
+        "refuses what is not a number, closed at power-up", "layer", status, float(let_through), 0.0, "commands", how
+    )
+
+
+def _raw(
+    policy: LoadedPolicy, machine: Machine, bounds: OutputBounds, worst: Worst, high: Array, visited: Visited | None
+) -> list[Claim]:
+    low_action, high_action = bounds.actions(policy.net)
+    speed = machine.limits.speed_normal_m_s
+    bound = speed * float(np.maximum(np.abs(low_action), np.abs(high_action)).max())
+    found = speed * float(max(np.abs(worst.high).max(), np.abs(worst.low).max()))
+    box = f"all {len(high)} observations within their bounds; interval and linear bounds, {policy.net.squash} output"
+    power, tension = machine.limits.power_max_w, machine.limits.tension_max_n
+    power_status = "proven" if bound * tension <= power else ("falsified" if found * tension > power else "not proven")
+    top = int(np.argmax(np.maximum(np.abs(worst.high), np.abs(worst.low))))
+    at = worst.highest[top] if abs(worst.high[top]) >= abs(worst.low[top]) else worst.lowest[top]
+    fastest = None
+    if power_status == "falsified":
+        fastest = _example("winch power", policy, at[None], found * tension, power, "W")
+    claims = [
+        Claim("cable speed", "raw policy", "proven", bound, speed, "m/s", box, found),
+        Claim("winch power", "raw policy", power_status, bound * tension, power, "W", f"{box}; at {tension:g} N", found * tension,
+              counterexample=fastest),
+        _steepest(policy, machine, bounds, worst, visited),
+        _not_a_number(policy, len(high)),
+    ]  # fmt: skip
+    if visited is not None:
+        claims.append(_stays_on_bed(policy, visited))
+    return claims
+
+
+def _steepest(
+    policy: LoadedPolicy, machine: Machine, bounds: OutputBounds, worst: Worst, visited: Visited | None
+) -> Claim:
+    """Change of speed between two observations, one period apart; the layer keeps it, the policy need not."""
+    low, high = bounds.actions(policy.net)
+    scale = machine.limits.speed_normal_m_s * machine.control.rate_hz
+    limit = machine.limits.acceleration_max_m_s2
+    bound = scale * float((high - low).max())
+    winch = int(np.argmax(worst.high - worst.low))
+    found = scale * float(worst.high[winch] - worst.low[winch])
+    status = "proven" if bound <= limit else ("falsified" if found > limit * (1 + 1e-6) else "not proven")
+    pair = np.stack([worst.lowest[winch], worst.highest[winch]])
+    how = "any two observations of the whole box in a row"
+    if visited is not None:
+        how += f"; {scale * visited.steepest[1]:.3g} m/s² at most between two in a row in simulation"
+    example = _example("cable acceleration", policy, pair, found, limit, "m/s²") if status == "falsified" else None
+    return Claim(
+        "cable acceleration",
+        "raw policy",
+        status,
+        bound,
+        limit,
+        "m/s²",
+        how,
+        found,
+        required=False,
+        counterexample=example,
+    )
+
+
+def _not_a_number(policy: LoadedPolicy, size: int) -> Claim:
+    """NaN and infinity in, one entry at a time."""
+    broken = np.zeros((3 * size, size), dtype=np.float32)
+    for i, value in enumerate((np.nan, np.inf, -np.inf)):
+        broken[np.arange(size) + i * size, np.arange(size)] = value
+    wrong = ~np.isfinite(policy.net.act(broken)).all(axis=1)
+    example = None
+    if wrong.any():
+        example = _example("finite actions", policy, broken[wrong][:1], float(wrong.sum()), 0.0, "observations")
+    how = f"{len(broken)} observations with one NaN or infinity; the layer refuses what comes out"
+    status = "falsified" if wrong.any() else "proven"
+    return Claim("finite actions for observations that are not numbers", "raw policy", status, float(wrong.sum()), 0.0,
+                 "observations", how, required=False, counterexample=example)  # fmt: skip
+
+
+def _stays_on_bed(policy: LoadedPolicy, visited: Visited) -> Claim:
+    example = None
+    if visited.first_outside is not None:
+        example = _example("spot on the bed", policy, visited.first_outside, float(visited.outside), 0.0, "episodes")
+    how = f"{visited.episodes} simulated episodes, nominal machine; the gate goes dark before it happens"
+    status = "falsified" if visited.outside else "not proven"
+    return Claim("spot inside the keep-in polygon", "raw policy", status, None, 0.0, "episodes outside", how,
+                 float(visited.outside), counterexample=example)  # fmt: skip
+
+
+def _behind(machine: Machine, visited: Visited) -> list[Claim]:
+    low, high = visited.tension_n
+    limits = machine.limits
+    how = f"{visited.episodes} simulated episodes behind the limiter"
+    over = "falsified" if high > limits.tension_trip_n else "not proven"
+    slack = "falsified" if low <= 0.01 else "not proven"
+    return [
+        Claim(
+            "cable tension below the trip",
+            "behind the layer",
+            over,
+            None,
+            limits.tension_trip_n,
+            "N",
+            how,
+            high,
+            required=False,
+        ),
+        Claim("cables taut", "behind the layer", slack, None, limits.tension_min_n, "N", how, low, required=False),
+    ]
+
+
+def _example(
+    claim: str, policy: LoadedPolicy, observations: Observations, value: float, limit: float, unit: str
+) -> Counterexample:
+    return Counterexample(claim, as_rows(observations), as_rows(policy.net.act(observations)), value, limit, unit)

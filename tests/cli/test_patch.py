@@ -1,0 +1,80 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from melter.cli.main import main
+
+
+def _patch(capsys, *argv: str) -> dict:
+    assert main(["patch", *argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("defocus_m", [-0.12, 0.1])
+def test_the_three_models_agree_away_from_focus(capsys, defocus_m) -> None:
+    zenith = np.radians(20)
+    centre = (1.22 - defocus_m) * np.array([0, -np.sin(zenith), np.cos(zenith)])
+    pose = ("--lens", ",".join(map(str, centre)), "--sun", "20,180")
+    conic, blur, traced = (_patch(capsys, *pose, "--model", m) for m in ("conic", "blur", "traced"))
+    assert {p["kind"] for p in (conic, blur, traced)} == {"ellipse"}
+    np.testing.assert_allclose(blur["centre_m"], traced["centre_m"], atol=1e-3)
+    np.testing.assert_allclose(blur["semi_axes_m"], traced["semi_axes_m"], rtol=0.05)
+    np.testing.assert_allclose(conic["semi_axes_m"], traced["semi_axes_m"], rtol=0.15)
+    np.testing.assert_allclose(conic["centre_m"], traced["centre_m"], atol=5e-3)
+    assert conic["defocus_m"] == pytest.approx(defocus_m, abs=1e-9)
+
+
+def test_in_focus_the_cone_is_a_point_and_the_trace_has_three_suns_thousand(capsys) -> None:
+    point = _patch(capsys, "--lens", "0,0,1.22", "--sun", "0,0", "--model", "conic")
+    assert point["kind"] == "point"
+    assert point["peak_w_m2"] is None
+    traced = _patch(capsys, "--lens", "0,0,1.22", "--sun", "0,0", "--model", "traced")
+    assert traced["peak_w_m2"] == pytest.approx(3.1e6, rel=0.15)
+    assert traced["power_w"] + sum(traced["lost_w"].values()) == pytest.approx(traced["incident_w"])
+
+
+def test_a_lens_on_edge_gives_a_hyperbola(capsys) -> None:
+    assert _patch(capsys, "--lens", "0,0,1.22", "--sun", "0,0", "--tilt-deg", "70,0", "--model", "conic")[
+        "kind"
+    ] == "hyperbola"
+
+
+def test_negative_numbers_and_tilt_about_world_axes(capsys) -> None:
+    """A turn about world x moves the light along y, by about a millimetre per degree."""
+    straight = _patch(capsys, "--lens", "-0.1,-0.2,1.22", "--sun", "0,0")
+    tilted = _patch(capsys, "--lens", "-0.1,-0.2,1.22", "--sun", "0,0", "--tilt-deg", "-2,0")
+    np.testing.assert_allclose(straight["centre_m"], [-0.1, -0.2], atol=1e-5)
+    moved = np.array(tilted["centre_m"]) - straight["centre_m"]
+    assert abs(moved[0]) < 1e-5
+    assert 1e-3 < abs(moved[1]) < 4e-3
+    assert tilted["tilt_rad"] == pytest.approx(np.radians(2))
+
+
+@pytest.mark.parametrize("model", ["conic", "blur", "traced"])
+def test_plots(capsys, tmp_path: Path, model) -> None:
+    plot = tmp_path / "patch.svg"
+    _patch(capsys, "--lens", "0,0,1.15", "--sun", "0,0", "--model", model, "--plot", str(plot), "--rays", "20000")
+    assert "<svg" in plot.read_text()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--lens", "0,0"],
+        ["--lens", "0,0,nan"],
+        ["--lens", "0,0,-1"],
+        ["--sun", "90,0"],
+        ["--tilt-deg", "1e9,0"],
+        ["--tilt-deg", "85,0", "--sun", "0,0"],
+        ["--model", "guess"],
+        ["--rays", "0"],
+        ["--dni-w-m2", "-1"],
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(argv, capsys) -> None:
+    assert main(["patch", *argv]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.strip().splitlines()) == 1
