@@ -115,7 +115,9 @@ class Limits(_Part):
         _require(self.tension_min_n < self.tension_max_n, "tension_min_n must be below tension_max_n")
         _require(self.tension_max_n <= self.tension_trip_n, "tension_trip_n must be at least tension_max_n")
         _require(self.speed_normal_m_s <= self.speed_max_m_s, "speed_normal_m_s must not exceed speed_max_m_s")
-        _require(self.cable_length_min_m < self.cable_length_max_m, "cable_length_min_m must be below cable_length_max_m")
+        _require(
+            self.cable_length_min_m < self.cable_length_max_m, "cable_length_min_m must be below cable_length_max_m"
+        )
         return self
 
 
@@ -255,6 +257,11 @@ class Machine(_Part):
     def attachments_lens_m(self) -> NDArray[np.float64]:
         """(8, 3) cable attachments, lens frame, metres, winch order."""
         return np.array([winch.attachment_lens_m for winch in self.winch])
+
+    @property
+    def tension_band_n(self) -> tuple[float, float]:
+        """Lowest and highest tension to keep."""
+        return self.limits.tension_min_n, self.limits.tension_max_n
 
     @property
     def sha256(self) -> str:

@@ -117,10 +117,26 @@ def observation_table(machine: Machine) -> tuple[Entry, ...]:
     feed = 0.1 * machine.limits.speed_normal_m_s
     half_bed = max(machine.bed.size_m) / 2
     return (
-        Entry("spot_error", 2, 0.002, 25.0, "m", "target minus patch centre, both when the patch was seen, world x and y"),
+        Entry(
+            "spot_error", 2, 0.002, 25.0, "m", "target minus patch centre, both when the patch was seen, world x and y"
+        ),
         Entry("length_error", w, 0.005, 25.0, "m", "reference cable length for the target minus counted cable length"),
-        Entry("feed_forward", w, feed, 25.0, "m/s", "cable speeds that move the reference lens along the next 0.1 s of the path"),
-        Entry("path_ahead", 2 * len(LOOK_AHEAD_S), 0.005, 25.0, "m", "path ahead minus target, world x and y, at 0.1, 0.25, 0.5, 1.0 s"),
+        Entry(
+            "feed_forward",
+            w,
+            feed,
+            25.0,
+            "m/s",
+            "cable speeds that move the reference lens along the next 0.1 s of the path",
+        ),
+        Entry(
+            "path_ahead",
+            2 * len(LOOK_AHEAD_S),
+            0.005,
+            25.0,
+            "m",
+            "path ahead minus target, world x and y, at 0.1, 0.25, 0.5, 1.0 s",
+        ),
         Entry("target", 2, half_bed, 2.0, "m", "target, world x and y"),
         Entry("semi_axes", 2, 0.02, 25.0, "m", "patch semi-axes, large and small"),
         Entry("angle", 2, 1.0, 1.0, "1", "cosine and sine of twice the patch angle, times one minus the axis ratio"),
@@ -166,7 +182,11 @@ class ObservationBuilder:
         spots = self._grid_m.reshape(len(self._grid_m), *[1] * (sun.ndim - 1), 2)
         centres = work_centre_world_m(spots, sun, machine.lens.focal_length_m, machine.sand.height_m)
         structure = structure_matrix(self._pulleys, self._attachments, centres, rotation)
-        tension = np.clip(reference_tensions_n(structure, weight_n(machine), machine), 0, machine.limits.tension_max_n)
+        tension = np.clip(
+            reference_tensions_n(structure, weight_n(machine.lens.moving_mass_kg), machine.tension_band_n),
+            0,
+            machine.limits.tension_max_n,
+        )
         shares = unwound_lengths_m(1.0, tension, machine.drive.cable_stiffness_n)
         fitted = [sum(weight * share for weight, share in zip(row, shares, strict=True)) for row in self._fit]
         return Reference(sun, rotation, np.stack([np.asarray(column) for column in fitted], axis=-1))
@@ -179,7 +199,7 @@ class ObservationBuilder:
         structure = structure_matrix(self._pulleys, self._attachments, centre, rotation_facing(sun))
         if np.linalg.matrix_rank(structure, tol=1e-6) < 6:
             return "its cables cannot hold the lens in all six directions at work over the middle of the bed"
-        tension = reference_tensions_n(structure, weight_n(machine), machine)
+        tension = reference_tensions_n(structure, weight_n(machine.lens.moving_mass_kg), machine.tension_band_n)
         if tension.min() < 0 or tension.max() > machine.limits.tension_trip_n:
             return f"no cable tensions found that hold the lens at work over the middle of the bed (best: {tension.min():.0f} to {tension.max():.0f} N)"
         return None

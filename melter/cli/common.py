@@ -51,7 +51,9 @@ def parse(config: type[Config], argv: list[str], prog: str) -> Config:
 def _one_line(boxed: str) -> str:
     """The words of a boxed, many-lined complaint."""
     lines = [re.sub(r"[╭╮╰╯│─]+", " ", line).strip() for line in boxed.splitlines()]
-    words = " ".join(line for line in lines if line and not line.startswith("For full helptext")).split(" Argument helptext:")[0]
+    words = " ".join(line for line in lines if line and not line.startswith("For full helptext")).split(
+        " Argument helptext:"
+    )[0]
     words = re.sub(r"^(Parsing error|Value error|Unrecognized options|Missing argument|Required options) ", "", words)
     return re.sub(r"\s+", " ", words).strip()[:400] or "options not understood"
 

@@ -111,13 +111,22 @@ def _run(options: Real, machine: Machine, path: SandPath, policy: LoadedPolicy, 
         if not options.arm:
             _wait_for_key(machine, sun_rad)
         folder = new_run_folder(options.out, f"real-{machine.name}")
-        write_json(folder / "config.json", plain({**options.__dict__, "machine_values": machine.model_dump(), **surroundings()}))
+        write_json(
+            folder / "config.json",
+            plain({**options.__dict__, "machine_values": machine.model_dump(), **surroundings()}),
+        )
         _write_reference(folder, reference.image)
         bytes_to.append(stack.enter_context(ByteRecorder(folder / "serial.jsonl")))
         for piece in pieces:
             bytes_to[0].on_bytes(*piece)
         recorder = stack.enter_context(Recorder(folder / "recording.jsonl"))
-        recorder.write("start", model_sha256=policy.sha256, machine_sha256=machine.sha256, path_m=path.points_world_m, feed_m_s=path.feed_m_s)
+        recorder.write(
+            "start",
+            model_sha256=policy.sha256,
+            machine_sha256=machine.sha256,
+            path_m=path.points_world_m,
+            feed_m_s=path.feed_m_s,
+        )
         stack.enter_context(watcher)
         teller = stack.enter_context(Teller(options.camera))
         robot = RealRobot(machine, driver, watcher, gate.park_lengths_m, sun_rad)
@@ -127,7 +136,14 @@ def _run(options: Real, machine: Machine, path: SandPath, policy: LoadedPolicy, 
         max_s = None if options.minutes is None else options.minutes * 60
         result = session.run(max_s)
         figures = _figures(result)
-        recorder.write("end", finished=result.finished, dark=result.dark, faults=result.faults, figures=figures, interventions=dict(gate.interventions))
+        recorder.write(
+            "end",
+            finished=result.finished,
+            dark=result.dark,
+            faults=result.faults,
+            figures=figures,
+            interventions=dict(gate.interventions),
+        )
     return _report(options, folder, policy, result, figures)
 
 
@@ -206,12 +222,16 @@ def _certified(model: str | None, machine: Machine) -> LoadedPolicy:
         runs = sorted(Path("runs").glob("*/certificate.json"), key=lambda p: p.stat().st_mtime, reverse=True)
         usable = [p.parent for p in runs if _covers(p.parent, machine)]
         if not usable:
-            raise BadInput("--model: no certified run for this machine under runs/; train one (melter sim-train), check it (melter safety-check RUN)")
+            raise BadInput(
+                "--model: no certified run for this machine under runs/; train one (melter sim-train), check it (melter safety-check RUN)"
+            )
         model = str(usable[0])
         say(f"model: {model}")
     policy = load_for(model, machine, same_machine=True)
     if find_certificate(model, machine) is None:
-        raise ModelFileError(f"--model {model}: no certificate for this model and machine; run: melter safety-check {model} --machine {machine.name}")
+        raise ModelFileError(
+            f"--model {model}: no certificate for this model and machine; run: melter safety-check {model} --machine {machine.name}"
+        )
     return policy
 
 
@@ -228,7 +248,9 @@ def _require_inside(path: SandPath, machine: Machine, name: str) -> None:
     half_x, half_y = machine.bed.size_m[0] / 2, machine.bed.size_m[1] / 2
     for x, y in path.points_world_m:
         if abs(x) > half_x or abs(y) > half_y:
-            raise BadInput(f"--path {name}: point ({x:.3f}, {y:.3f}) m lies outside the bed of {machine.bed.size_m[0]} x {machine.bed.size_m[1]} m")
+            raise BadInput(
+                f"--path {name}: point ({x:.3f}, {y:.3f}) m lies outside the bed of {machine.bed.size_m[0]} x {machine.bed.size_m[1]} m"
+            )
 
 
 def _require_parked(positions_m: Any, gate: Any, machine: Machine) -> None:
@@ -256,7 +278,9 @@ def _sun_rad(text: str | None, machine: Machine) -> tuple[float, float]:
 
 def _wait_for_key(machine: Machine, sun_rad: tuple[float, float]) -> None:
     zenith, azimuth = (round(value * 57.29578) for value in sun_rad)
-    say(f"sun at zenith {zenith} deg, azimuth {azimuth} deg; beam stays over {json.dumps(machine.bed.keep_in_polygon_world_m.tolist())} m")
+    say(
+        f"sun at zenith {zenith} deg, azimuth {azimuth} deg; beam stays over {json.dumps(machine.bed.keep_in_polygon_world_m.tolist())} m"
+    )
     sys.stderr.write("Nobody near the beam, eyes protected? Enter arms the machine, anything else ends: ")
     sys.stderr.flush()
     if sys.stdin.readline() != "\n":

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,19 +50,40 @@ def run(argv: list[str]) -> int:
     report, video = folder / "safety.html", folder / "policy.mp4"
     common = ("--machine", options.machine)
     if options.model is None:
-        _step("1/4 training", "sim-train", "--minutes", str(options.minutes), "--seed", str(options.seed), "--out", str(model), *common)
+        _step(
+            "1/4 training",
+            "sim-train",
+            "--minutes",
+            str(options.minutes),
+            "--seed",
+            str(options.seed),
+            "--out",
+            str(model),
+            *common,
+        )
     _step("2/4 safety check", "safety-check", str(model), "--report", str(report), *common)
     _step("3/4 video", "enjoy", str(model), "--video", str(video), "--seconds", "20", *common)
     say("4/4 rehearsal: a machine with hidden parameters behind a serial port and a camera")
     truth = folder / "truth.jsonl"
     with _twin(options.machine, options.seed, truth) as twin:
         link = ("--camera", twin["camera_url"], "--port", twin["port"])
-        ride = ("--path", options.path, "--feed-mm-s", str(options.feed_mm_s), "--arm", "--no-learn", "--out", str(folder / "real"))
+        ride = (
+            "--path",
+            options.path,
+            "--feed-mm-s",
+            str(options.feed_mm_s),
+            "--arm",
+            "--no-learn",
+            "--out",
+            str(folder / "real"),
+        )
         _step(None, "real", *link, "--model", str(model), *ride, *common)
     return _report(options, folder, model, report, video, truth, time.monotonic() - started_s)
 
 
-def _report(options: Rehearse, folder: Path, model: Path, report: Path, video: Path, truth: Path, seconds: float) -> int:
+def _report(
+    options: Rehearse, folder: Path, model: Path, report: Path, video: Path, truth: Path, seconds: float
+) -> int:
     from melter.loop.truth import true_errors
 
     figures = true_errors(folder / "real" / "recording.jsonl", truth)
@@ -102,9 +123,20 @@ def _step(title: str | None, *arguments: str) -> None:
 
 
 @contextlib.contextmanager
-def _twin(machine: str, seed: int, truth: Path) -> Iterator[dict[str, str]]:
+def _twin(machine: str, seed: int, truth: Path) -> Generator[dict[str, str]]:
     """A twin in a process of its own."""
-    command = [sys.executable, "-m", "melter.cli.main", "twin", "--machine", machine, "--seed", str(seed), "--truth", str(truth)]
+    command = [
+        sys.executable,
+        "-m",
+        "melter.cli.main",
+        "twin",
+        "--machine",
+        machine,
+        "--seed",
+        str(seed),
+        "--truth",
+        str(truth),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         line = process.stdout.readline() if process.stdout else ""

@@ -95,7 +95,7 @@ def _visit(policy: LoadedPolicy, machine: Machine, options: Options) -> Visited:
     from melter.geometry.pose import sun_direction_world
     from melter.safety.beam import KeepIn
 
-    count = 16 if options.quick else _EPISODES
+    count = 8 if options.quick else _EPISODES
     batch = SandMelterBatch(machine, count, scenario_named("nominal"), 1)
     batch.reset(np.arange(count), np.full(count, options.seed), np.arange(count))
     sun = sun_direction_world(machine.sun.zenith_rad, machine.sun.azimuth_rad)
@@ -138,10 +138,17 @@ def _visit(policy: LoadedPolicy, machine: Machine, options: Options) -> Visited:
             break
     held = np.concatenate(lengths)
     return Visited(
-        observations=np.concatenate(seen), lengths_m=held, speeds_um=np.concatenate(speeds), sun_world=np.tile(sun, (len(held), 1)),
-        steepest=steepest, episodes=count, outside=int(outside.sum()), first_outside=first, tension_n=(low, high),
+        observations=np.concatenate(seen),
+        lengths_m=held,
+        speeds_um=np.concatenate(speeds),
+        sun_world=np.tile(sun, (len(held), 1)),
+        steepest=steepest,
+        episodes=count,
+        outside=int(outside.sum()),
+        first_outside=first,
+        tension_n=(low, high),
         interventions={name: number / max(total, 1) for name, number in changed.items()},
-    )  # fmt: skip
+    )
 
 
 def _write_files(report: Report, policy: LoadedPolicy, options: Options) -> dict[str, Any]:
@@ -173,17 +180,32 @@ def _key(claim: Claim) -> str:
 def _table(report: Report, files: dict[str, Any]) -> dict[str, Any]:
     claims = [
         {
-            "name": claim.name, "section": claim.section, "status": claim.status, "bound": claim.bound, "limit": claim.limit,
-            "unit": claim.unit, "best_found": claim.best, "required": claim.required, "method": claim.method,
+            "name": claim.name,
+            "section": claim.section,
+            "status": claim.status,
+            "bound": claim.bound,
+            "limit": claim.limit,
+            "unit": claim.unit,
+            "best_found": claim.best,
+            "required": claim.required,
+            "method": claim.method,
             "counterexample": files["counterexamples"].get(_key(claim)),
         }
         for claim in report.claims
-    ]  # fmt: skip
+    ]
     return {
-        "verdict": report.verdict, "claims": claims, "model_sha256": report.model_sha256, "machine_sha256": report.machine_sha256,
-        "model": report.model, "machine": report.machine, "proof": asdict(report.proof), "interventions": report.interventions,
-        "certificate": files["certificate"], "report": files["report"], "seconds": report.seconds,
-    }  # fmt: skip
+        "verdict": report.verdict,
+        "claims": claims,
+        "model_sha256": report.model_sha256,
+        "machine_sha256": report.machine_sha256,
+        "model": report.model,
+        "machine": report.machine,
+        "proof": asdict(report.proof),
+        "interventions": report.interventions,
+        "certificate": files["certificate"],
+        "report": files["report"],
+        "seconds": report.seconds,
+    }
 
 
 def _text(report: Report, files: dict[str, Any]) -> str:
@@ -204,8 +226,11 @@ def _text(report: Report, files: dict[str, Any]) -> str:
         if (path := files["counterexamples"].get(_key(claim))) is not None:
             lines.append(f"              counterexample: {path}")
     proof = report.proof
-    lines += ["", f"proof: {proof.states:,} states, {proof.transitions:,} transitions, {proof.violations} violations, "
-              f"{proof.empty_intervals} empty intervals, {proof.seconds:.1f} s"]  # fmt: skip
+    lines += [
+        "",
+        f"proof: {proof.states:,} states, {proof.transitions:,} transitions, {proof.violations} violations, "
+        f"{proof.empty_intervals} empty intervals, {proof.seconds:.1f} s",
+    ]
     stages = ", ".join(f"{name} {share:.2%}" for name, share in report.interventions.items())
     lines += [f"the layer stepped in (share of winch commands): {stages}" if stages else ""]
     lines += [

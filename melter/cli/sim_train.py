@@ -26,7 +26,7 @@ class SimTrain(Common):
     algo: str = "ppo"
     """Algorithm: ppo."""
     preset: str = "default"
-    """Named settings from melter/policy/presets.toml: default, smoke, long."""
+    """Named settings from melter/policy/presets.toml: default, smoke, scratch, long."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """KEY=VALUE over the preset, such as learning_rate=5e-4; may be given more than once."""
     steps: int | None = None
@@ -64,10 +64,12 @@ def run(argv: list[str]) -> int:
         request = _request(options)
         folder = training.start_folder(options.out, request.machine)
     os.nice(options.nice)
-    say(f"training for {request.machine.name} into {folder}: {request.ppo.envs} simulations on {request.threads} threads")
+    say(
+        f"training for {request.machine.name} into {folder}: {request.ppo.envs} simulations on {request.threads} threads"
+    )
     show = _Show()
     try:
-        result = training.train(request, folder, show, resume=resume)
+        result = training.train(request, folder, show, say, resume=resume)
     except KeyboardInterrupt:
         show.close()
         say(f"stopped; go on with: melter sim-train --resume {folder}")
@@ -135,7 +137,9 @@ class _Show:
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            self._bar = Bar(BarColumn(), TextColumn("{task.percentage:3.0f} %  {task.description}"), console=Console(stderr=True))
+            self._bar = Bar(
+                BarColumn(), TextColumn("{task.percentage:3.0f} %  {task.description}"), console=Console(stderr=True)
+            )
             self._task = self._bar.add_task("", total=1.0)
             self._bar.start()
         self._bar.update(self._task, completed=share, description=words)

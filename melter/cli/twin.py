@@ -60,7 +60,9 @@ def run(argv: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, end)
     with Twin(settings) as twin:
-        sys.stdout.write(json.dumps({"port": options.port_link or twin.port.path, "camera_url": twin.camera_url}) + "\n")
+        sys.stdout.write(
+            json.dumps({"port": options.port_link or twin.port.path, "camera_url": twin.camera_url}) + "\n"
+        )
         sys.stdout.flush()
         say("rehearsal machine is parked; Ctrl-C ends it")
         try:

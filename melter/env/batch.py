@@ -21,7 +21,6 @@ from melter.errors import CommandRefused
 from melter.geometry.cables import cable_lengths_m
 from melter.geometry.light import LensOptics, fast_patch, semi_axes_and_angle
 from melter.geometry.pose import sun_direction_world, work_centre_world_m
-from melter.geometry.reference import park_lengths_m
 from melter.machine import WINCH_COUNT, Machine
 from melter.observation import (
     COMMANDS_KEPT,
@@ -30,6 +29,7 @@ from melter.observation import (
     Plan,
     Reference,
 )
+from melter.safety.kinematics import Kinematics
 from melter.safety.limiter import TickLimits, limit_command
 
 Array = NDArray[np.float64]
@@ -77,7 +77,7 @@ class SandMelterBatch:
         self.machine, self.count, self.scenario = machine, count, scenario
         self.builder = ObservationBuilder(machine)
         self.limits = TickLimits.from_machine(machine)
-        self._park_lengths_m = park_lengths_m(machine)
+        self._park_lengths_m = Kinematics(machine).park_lengths_m
         ranges = {quantity.name: quantity for quantity in QUANTITIES}
         stiffest = max(ranges["cable_stiffness_n"].high, machine.drive.cable_stiffness_n)
         lightest = machine.lens.moving_mass_kg * ranges["moving_mass_kg"].low
@@ -110,10 +110,14 @@ class SandMelterBatch:
         self._sun_rad = np.zeros((n, 2))
         self._ready = np.zeros(n, dtype=bool)
         self._next: dict[str, NDArray[Any]] = {
-            **{"seed": np.full(n, -1, dtype=np.int64), "episode": np.zeros(n, dtype=np.int64), "keys": np.zeros(n, dtype=np.uint64)},
+            "seed": np.full(n, -1, dtype=np.int64),
+            "episode": np.zeros(n, dtype=np.int64),
+            "keys": np.zeros(n, dtype=np.uint64),
             **{name: np.zeros_like(getattr(self, name)) for name in ("targets", "counted_m", "_sun_rad", "_true_sun")},
             **{name: np.zeros_like(getattr(self.reference, name)) for name in _REFERENCE},
-            **{"centre": np.zeros((n, 3)), "quaternion": np.zeros((n, 4)), "unwound": np.zeros((n, w))},
+            "centre": np.zeros((n, 3)),
+            "quaternion": np.zeros((n, 4)),
+            "unwound": np.zeros((n, w)),
             **{f"value_{name}": np.zeros_like(value) for name, value in self.values.items()},
         }
         """The episode that each simulation plays next, prepared in bulk."""
@@ -155,7 +159,11 @@ class SandMelterBatch:
         targets = draw_targets(keys, self.machine, self.scenario)
         error = np.radians(values["sun_error_deg"])
         zenith = np.abs(sun_rad[:, 0] + error[:, 0])
-        made = {name: getattr(reference, name) for name in _REFERENCE} | {"keys": keys, "targets": targets, "_sun_rad": sun_rad}
+        made = {name: getattr(reference, name) for name in _REFERENCE} | {
+            "keys": keys,
+            "targets": targets,
+            "_sun_rad": sun_rad,
+        }
         made["_true_sun"] = sun_direction_world(zenith, sun_rad[:, 1] + error[:, 1] / np.maximum(np.sin(zenith), 0.1))
         made |= self._hang(keys, values, reference, targets[:, 0])
         for name, value in made.items():
@@ -184,7 +192,12 @@ class SandMelterBatch:
         _, _, parked = hanging.zeroed_at_park(machine, values)
         unwound = parked + values["drum_gain"] * (counted - self._park_lengths_m)
         centre, rotation = hanging.rest(unwound, known, facing)
-        return {"counted_m": counted, "centre": centre, "quaternion": quaternion_from_rotation(rotation), "unwound": unwound}
+        return {
+            "counted_m": counted,
+            "centre": centre,
+            "quaternion": quaternion_from_rotation(rotation),
+            "unwound": unwound,
+        }
 
     def _first_frame(self, ids: Ids) -> None:
         frame, _, _ = self._light()
@@ -254,12 +267,12 @@ class SandMelterBatch:
     def _light(self) -> tuple[Array, Array, Array]:
         """(n, 5) centre and covariance of the patch, (n,) tilt and defocus."""
         values = self.values
-        lens = LensOptics(
+        lens = LensOptics.from_machine(
+            self.machine,
             focal_length_m=values["focal_length_m"][:, 0],
-            short_edge_m=self.machine.lens.short_edge_m,
-            long_edge_m=self.machine.lens.long_edge_m,
             facet_error_rad=values["facet_error_mrad"][:, 0] * 1e-3,
             transmission=values["transmission"][:, 0],
+            circumsolar_ratio=values["circumsolar_ratio"][:, 0],
         )
         physics = self.physics
         patch = fast_patch(lens, physics.centre_world_m, physics.rotation, self._true_sun, values["bed_height_m"][:, 0])
@@ -330,7 +343,6 @@ class SandMelterBatch:
     def observe(self) -> NDArray[np.float32]:
         """Return the (n, size) observations."""
         return self.builder.build(self.measurement(), self.plan(), self.commands_m_s[:, :COMMANDS_KEPT], self.reference)
-
 
     # -- resume -----------------------------------------------------------------------------------------------
 

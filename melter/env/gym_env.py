@@ -77,7 +77,9 @@ class SandMelterEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._seed, self._episode = 0, -1
         self._view: Any = None
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode; the same seed starts the same sequence of episodes."""
         super().reset(seed=seed, options=options)
         if seed is not None or self._episode < 0:
@@ -147,9 +149,15 @@ class SandMelterVectorEnv(gym.vector.VectorEnv[Observation, NDArray[np.float32],
         """Start an episode in every simulation, or in those of ``options["reset_mask"]``."""
         if isinstance(seed, int):
             super().reset(seed=seed)
-        mask = np.ones(self.num_envs, dtype=bool) if not options else options.get("reset_mask", np.ones(self.num_envs, dtype=bool))
+        mask = (
+            np.ones(self.num_envs, dtype=bool)
+            if not options
+            else options.get("reset_mask", np.ones(self.num_envs, dtype=bool))
+        )
         ids = np.flatnonzero(mask)
-        given: list[int | None] = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else list(seed or [None] * self.num_envs)
+        given: list[int | None] = (
+            [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else list(seed or [None] * self.num_envs)
+        )
         for i in ids:
             value = given[i]
             if value is not None or self._episodes[i] < 0:
@@ -158,7 +166,9 @@ class SandMelterVectorEnv(gym.vector.VectorEnv[Observation, NDArray[np.float32],
         self._begin(ids)
         return self.batch.observe(), {}
 
-    def step(self, actions: ArrayLike) -> tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+    def step(
+        self, actions: ArrayLike
+    ) -> tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Advance every simulation by one control period, restarting as ``autoreset_mode`` says."""
         restarting = self._over if self.autoreset_mode == AutoresetMode.NEXT_STEP else np.zeros_like(self._over)
         wanted = np.asarray(actions, dtype=float)
@@ -173,7 +183,9 @@ class SandMelterVectorEnv(gym.vector.VectorEnv[Observation, NDArray[np.float32],
             self._begin(np.flatnonzero(restarting))
         terminated, truncated = ending > _TIME_IS_UP, ending == _TIME_IS_UP
         self._over = terminated | truncated
-        info: dict[str, Any] = state.info() | {f"reward_{name}": value for name, value in terms.items()} | {"ending": ending}
+        info: dict[str, Any] = (
+            state.info() | {f"reward_{name}": value for name, value in terms.items()} | {"ending": ending}
+        )
         observation = self.batch.observe()
         if self.autoreset_mode == AutoresetMode.SAME_STEP and self._over.any():
             info |= _final(observation, state, self._over)
@@ -183,7 +195,11 @@ class SandMelterVectorEnv(gym.vector.VectorEnv[Observation, NDArray[np.float32],
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return copies of everything needed to go on from here, seeds and episode numbers included."""
-        return self.batch.state() | {"seeds": self._seeds.copy(), "episodes": self._episodes.copy(), "over": self._over.copy()}
+        return self.batch.state() | {
+            "seeds": self._seeds.copy(),
+            "episodes": self._episodes.copy(),
+            "over": self._over.copy(),
+        }
 
     def restore(self, state: dict[str, NDArray[Any]]) -> Observation:
         """Go on from :meth:`state`, bit for bit; return the observation."""

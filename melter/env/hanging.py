@@ -61,7 +61,7 @@ class Hanging:
         rotation = rotation_from_vector(values["zero_attitude_rad"])
         structure = structure_matrix(self.pulleys_world_m, self.attachments_lens_m, centre, rotation)
         wrench = self.weight(rotation)
-        aimed = reference_tensions_n(structure, wrench, machine) + values["zero_tension_n"]
+        aimed = reference_tensions_n(structure, wrench, machine.tension_band_n) + values["zero_tension_n"]
         tension = np.maximum(balanced_tensions_n(structure, wrench, aimed), 1.0)
         lengths = cable_lengths_m(self.pulleys_world_m, self.attachments_lens_m, centre, rotation)
         return centre, rotation, unwound_lengths_m(lengths, tension, self.stiffness_n)

@@ -11,8 +11,8 @@ from melter.env.batch import SandMelterBatch
 from melter.geometry.cables import structure_matrix
 from melter.geometry.light import LensOptics, fast_patch, semi_axes_and_angle
 from melter.geometry.pose import apply, rotation_facing, sun_direction_world, work_centre_world_m
+from melter.geometry.reference import reference_tensions_n, weight_n
 from melter.machine import WINCH_COUNT, Machine
-from melter.observation import GRAVITY_M_S2, reference_tensions_n
 
 Array = NDArray[np.float64]
 Colour = tuple[float, float, float, float]
@@ -138,8 +138,7 @@ def look_at(machine: Machine, spot_world_m: ArrayLike | None, path_world_m: Arra
         centre, rotation = work_centre_world_m(spot_world_m, sun, focal, height), rotation_facing(sun)
     patch = fast_patch(LensOptics.from_machine(machine), centre, rotation, sun, machine.sand.height_m)
     structure = structure_matrix(machine.pulleys_world_m, machine.attachments_lens_m, centre, rotation)
-    weight = np.array([0.0, 0.0, -machine.lens.moving_mass_kg * GRAVITY_M_S2, 0.0, 0.0, 0.0])
-    tensions = reference_tensions_n(structure, weight, machine)
+    tensions = reference_tensions_n(structure, weight_n(machine.lens.moving_mass_kg), machine.tension_band_n)
     return Look(
         machine=machine,
         centre_world_m=centre,

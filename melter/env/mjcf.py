@@ -49,13 +49,15 @@ def machine_xml(machine: Machine, timestep_s: float) -> str:
     pulleys, attachments, tendons, actuators = [], [], [], []
     for winch in machine.winch:
         name = quoteattr(winch.name)
-        pulleys.append(f'<site name={quoteattr("pulley " + winch.name)} pos="{_text(winch.pulley_world_m)}" size="0.03"/>')
+        pulleys.append(
+            f'<site name={quoteattr("pulley " + winch.name)} pos="{_text(winch.pulley_world_m)}" size="0.03"/>'
+        )
         attachments.append(
             f'<site name={quoteattr("attachment " + winch.name)} pos="{_text(winch.attachment_lens_m)}" size="0.015"/>'
         )
         tendons.append(
             f'<spatial name={name} width="0.004" rgba=".1 .1 .1 1"><site site={quoteattr("pulley " + winch.name)}/>'
-            f'<site site={quoteattr("attachment " + winch.name)}/></spatial>'
+            f"<site site={quoteattr('attachment ' + winch.name)}/></spatial>"
         )
         actuators.append(
             f'<intvelocity name={name} tendon={name} kp="1" kv="0" forcerange="{-FORCE_MAX_N} 0" '
@@ -105,7 +107,9 @@ def _struts(machine: Machine) -> str:
     for winch in machine.winch:
         x, y, z = winch.attachment_lens_m
         if abs(z) > 0.01:
-            parts.append(f'<geom type="capsule" size="0.012" fromto="{x} {y} 0 {x} {y} {z}" rgba=".3 .3 .3 1" mass="0"/>')
+            parts.append(
+                f'<geom type="capsule" size="0.012" fromto="{x} {y} 0 {x} {y} {z}" rgba=".3 .3 .3 1" mass="0"/>'
+            )
     return "".join(parts)
 
 

@@ -37,7 +37,9 @@ class Quantity:
 
     def __post_init__(self) -> None:
         if not (np.isfinite([self.low, self.high]).all() and self.low <= self.high):
-            raise BadInput(f"randomisation {self.name}: low {self.low:g} must not exceed high {self.high:g} {self.unit}")
+            raise BadInput(
+                f"randomisation {self.name}: low {self.low:g} must not exceed high {self.high:g} {self.unit}"
+            )
 
 
 QUANTITIES = (
@@ -62,6 +64,7 @@ QUANTITIES = (
     Quantity("facet_error_mrad", "mrad", "absolute", 4.0, 9.0),
     Quantity("transmission", "1", "absolute", 0.50, 0.75),
     Quantity("dni_w_m2", "W/m²", "absolute", 500.0, 1000.0),
+    Quantity("circumsolar_ratio", "1", "absolute", 0.01, 0.20),
     Quantity("sun_zenith_deg", "deg", "absolute", 0.0, 25.0),
     Quantity("sun_azimuth_deg", "deg", "absolute", 0.0, 360.0),
     Quantity("sun_error_deg", "deg", "offset", -0.1, 0.1, 2),
@@ -98,6 +101,7 @@ def nominal_values(machine: Machine) -> dict[str, Array]:
         "facet_error_mrad": lens.facet_error_mrad,
         "transmission": lens.transmission,
         "dni_w_m2": sun.dni_w_m2,
+        "circumsolar_ratio": sun.circumsolar_ratio,
         "sun_zenith_deg": sun.zenith_deg,
         "sun_azimuth_deg": sun.azimuth_deg,
         "sun_error_deg": np.zeros(2),

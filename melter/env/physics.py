@@ -112,7 +112,9 @@ class MachineBatch:
 
     def is_finite(self) -> NDArray[np.bool_]:
         """(count,) whether a simulation is still within the finite numbers."""
-        return np.isfinite(self._qpos.sum(axis=1) + self._qvel.sum(axis=1)) & (np.abs(self._qpos[:, :3]).max(axis=1) < 100)
+        return np.isfinite(self._qpos.sum(axis=1) + self._qvel.sum(axis=1)) & (
+            np.abs(self._qpos[:, :3]).max(axis=1) < 100
+        )
 
     def data_of(self, index: int) -> mujoco.MjData:
         """Return a MuJoCo data of one simulation, kinematics computed, for drawing."""

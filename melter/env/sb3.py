@@ -24,7 +24,13 @@ class SandMelterVecEnv(VecEnv):
     ``episode`` (as Monitor writes it: r, l, t) and ``ending``. The truth of the last step is in ``truth``, as arrays.
     """
 
-    def __init__(self, num_envs: int, machine: Machine | str | Path = "corner8", scenario: Scenario | str = "train", threads: int = 1) -> None:
+    def __init__(
+        self,
+        num_envs: int,
+        machine: Machine | str | Path = "corner8",
+        scenario: Scenario | str = "train",
+        threads: int = 1,
+    ) -> None:
         self.env = SandMelterVectorEnv(num_envs, machine, scenario, threads, AutoresetMode.SAME_STEP)
         super().__init__(num_envs, self.env.single_observation_space, self.env.single_action_space)
         self.truth: dict[str, Any] = {}
@@ -77,7 +83,9 @@ class SandMelterVecEnv(VecEnv):
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         setattr(self.env, attr_name, value)
 
-    def env_method(self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any) -> list[Any]:
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
         return [getattr(self.env, method_name)(*method_args, **method_kwargs)]
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:

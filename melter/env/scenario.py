@@ -53,7 +53,9 @@ TRAIN = Scenario(Randomisation(share=0.85))
 """What policies are trained on: the whole table of ``params.py``, one episode in seven nominal."""
 SUITES = {
     "nominal": Scenario(NOMINAL, episode_s=20.0, feed_m_s=(0.0005, 0.003), start_offset_m=0.002, suite="nominal"),
-    "outdoor": Scenario(Randomisation(), episode_s=20.0, feed_m_s=(0.0005, 0.003), start_offset_m=0.002, suite="outdoor"),
+    "outdoor": Scenario(
+        Randomisation(), episode_s=20.0, feed_m_s=(0.0005, 0.003), start_offset_m=0.002, suite="outdoor"
+    ),
 }
 
 
@@ -73,7 +75,7 @@ def look_ahead_ticks(machine: Machine) -> NDArray[np.intp]:
 def draw_targets(keys: Keys, machine: Machine, scenario: Scenario) -> Array:
     """Return (n, ticks + look-ahead + 1, 2) targets at every control tick, world x and y, metres."""
     count = scenario.ticks(machine) + int(look_ahead_ticks(machine).max()) + 1
-    n, period_s = len(keys), machine.control.period_s
+    period_s = machine.control.period_s
     half = np.array(machine.bed.size_m) / 2 * scenario.bed_share
     choice = uniform(keys, 10, 6)
     low, high = scenario.feed_m_s
@@ -103,7 +105,9 @@ def _fold(x: Array, half: float) -> Array:
     return np.abs(np.mod(x - half, 4 * half) - 2 * half) - half
 
 
-def work_reward(error_m: Array, tilt_rad: Array, defocus_m: Array, tension_n: Array, change: Array, machine: Machine) -> dict[str, Array]:
+def work_reward(
+    error_m: Array, tilt_rad: Array, defocus_m: Array, tension_n: Array, change: Array, machine: Machine
+) -> dict[str, Array]:
     """Return the reward's bounded terms by name, each (n,).
 
     ``error_m`` spot error; ``tension_n`` (n, 8); ``change`` (n, 8) change of command as a share of normal speed.
@@ -111,13 +115,13 @@ def work_reward(error_m: Array, tilt_rad: Array, defocus_m: Array, tension_n: Ar
     and every cable inside its band with a margin.
     """
     limits = machine.limits
-    low, high = limits.tension_min_n * 1.6, limits.tension_max_n * 0.9
+    low, high = limits.tension_min_n * 1.2, limits.tension_max_n * 0.9
     outside = np.maximum(np.maximum((low - tension_n) / low, (tension_n - high) / (limits.tension_trip_n - high)), 0.0)
     worst = np.minimum(outside.max(axis=1), 1.0)
     return {
         "track": 0.6 / (1 + error_m / 0.0005) + 0.4 / (1 + error_m / 0.004),
         "tilt": -0.1 * np.minimum(tilt_rad / 0.05, 1.0),
         "defocus": -0.1 * np.minimum(np.abs(defocus_m) / 0.03, 1.0),
-        "tension": -0.5 * worst,
+        "tension": -0.15 * worst,
         "smooth": -0.1 * np.minimum(np.abs(change).mean(axis=1) / 0.2, 1.0),
     }

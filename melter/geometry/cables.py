@@ -82,15 +82,15 @@ def tensions_in_band_n(
     Over-relaxed alternating projections between the balance (6 equations) and the band; balance always holds, the
     band only as far as it can within ``rounds``. Source: Bauschke and Borwein, SIAM Review 38 (1996), on projections.
     """
-    wrench = np.asarray(wrench_on_lens, dtype=float)
+    wrench, low, high = (np.asarray(a, dtype=float) for a in (wrench_on_lens, low_n, high_n))
     transpose = np.swapaxes(structure, -1, -2)
     back = transpose @ np.linalg.inv(structure @ transpose)
     tension = balanced_tensions_n(structure, wrench, preferred_n)
     for _ in range(rounds):
-        inside = ((tension >= low_n) & (tension <= high_n)).all(axis=-1, keepdims=True)
+        inside = ((tension >= low) & (tension <= high)).all(axis=-1, keepdims=True)
         if inside.all():
             break
-        aim = tension + 1.6 * (np.clip(tension, low_n, high_n) - tension)
+        aim = tension + 1.6 * (np.clip(tension, low, high) - tension)
         missing = -wrench - np.squeeze(structure @ aim[..., None], -1)
         tension = np.where(inside, tension, aim + np.squeeze(back @ missing[..., None], -1))
     return tension

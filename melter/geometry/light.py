@@ -108,10 +108,8 @@ class _Nodes:
     """(3, 3, 1) share of the power."""
     normal: Single
     """(3, 3, 3, 1) of facets, component first, that send light of the design index where the spectrum's mean goes."""
-    colour_u: float
-    """Variance of the rays' slopes along lens x by their colours."""
-    colour_v: float
-    """The same along lens y."""
+    colour: Single
+    """(3, 3, 1) standard deviation of the rays' slopes by their colours, over the slope."""
     gain: float
     """Squared angle behind the sheet over squared angle before it, mean over aperture and axes."""
     widening: float
@@ -134,7 +132,7 @@ def _nodes(short_m: float, long_m: float, focal_m: float) -> _Nodes:
     share = np.array([5.0, 8.0, 5.0]) / 18
     weight = share[:, None] * share * passed.mean(axis=-1)
     weight /= weight.sum()
-    colour = (weight * slope.var(axis=-1)).sum(axis=(1, 2))
+    colour = np.sqrt(slope.var(axis=-1).sum(axis=0) / np.maximum(np.square(slope).mean(axis=-1).sum(axis=0), 1e-12))
     gain = (weight * _angular_gain(normal)).sum()
     towards = -focal_m * slope.mean(axis=-1)
     mean_normal = facet_normals(towards[0], towards[1], focal_m)
@@ -146,8 +144,7 @@ def _nodes(short_m: float, long_m: float, focal_m: float) -> _Nodes:
         v_m=_single(v[:1]),
         weight=_single(weight),
         normal=_single(mean_normal),
-        colour_u=float(colour[0]),
-        colour_v=float(colour[1]),
+        colour=_single(colour),
         gain=float(gain),
         widening=float(widening),
         colour_shift=shift,
@@ -199,18 +196,17 @@ def fast_patch(
         slope_x, slope_y, chief = sun[0] / sun[2], sun[1] / sun[2], height / sun[2]
         ux, uy, vx, vy = r[0] - r[6] * slope_x, r[3] - r[6] * slope_y, r[1] - r[7] * slope_x, r[4] - r[7] * slope_y
         angular = _angular_variance(lens, nodes)
-        chief2 = chief * chief
-        colour_u, colour_v = nodes.colour_u * chief2, nodes.colour_v * chief2
-        xx = (mxx - mx * mx) + angular * (far2 + bxx) + colour_u * ux * ux + colour_v * vx * vx
-        xy = (mxy - mx * my) + angular * bxy + colour_u * ux * uy + colour_v * vx * vy
-        yy = (myy - my * my) + angular * (far2 + byy) + colour_u * uy * uy + colour_v * vy * vy
+        xx = (mxx - mx * mx) + angular * (far2 + bxx)
+        xy = (mxy - mx * my) + angular * bxy
+        yy = (myy - my * my) + angular * (far2 + byy)
         pulled = focal * _pull(sun_lens[2], sine2)
         defocus = pulled - chief
         stretch = np.abs(ux * vy - uy * vx)
     spot = np.empty((prod(shape), 2))
     spot[:, 0], spot[:, 1] = centre[0] + (middle[0] + mx), centre[1] + (middle[1] + my)
     tilt = np.arctan2(np.sqrt(sine2), sun_lens[2])
-    return FastPatch(spot.reshape((*shape, 2)), *(a.reshape(shape) for a in (xx, xy, yy, tilt, defocus, stretch)))
+    rest = (_shaped(a, shape) for a in (xx, xy, yy, tilt, defocus, stretch))
+    return FastPatch(spot.reshape((*shape, 2)), *rest)
 
 
 def _columns(value: Array, shape: tuple[int, ...], axes: int) -> Array:
@@ -219,6 +215,11 @@ def _columns(value: Array, shape: tuple[int, ...], axes: int) -> Array:
     if value.shape != shape + inner and value.shape != inner:
         value = np.broadcast_to(value, shape + inner)
     return np.ascontiguousarray(value.reshape(-1, prod(inner)).T)
+
+
+def _shaped(row: Array, shape: tuple[int, ...]) -> Array:
+    """A row of the flat batch, or one value for all of it, in the batch's shape."""
+    return row.reshape(shape) if row.size == prod(shape) else np.full(shape, row[0])
 
 
 def _design_focal_m(lens: LensOptics) -> float:
@@ -240,7 +241,9 @@ def _ray_moments(nodes: _Nodes, sun_lens: Single, r: Single, height: Single, foc
     ray = first * gx + second * gy - third
     start = first * nodes.u_m + second * nodes.v_m
     drop = start[2] + height
-    way = ray[:2] * (drop / -ray[2])
+    reach = drop / -ray[2]
+    way = ray[:2] * reach
+    tint = nodes.colour * (third[:2] * reach - way * (r[8] / ray[2]))
     hits = way + start[:2]
     chief = hits[:, 1, 1]
     drop2 = drop * drop
@@ -250,7 +253,9 @@ def _ray_moments(nodes: _Nodes, sun_lens: Single, r: Single, height: Single, foc
     rows = np.empty((9, *hits.shape[1:]), dtype=np.float32)
     np.subtract(hits, chief[:, None, None], out=rows[:2])
     np.multiply(rows[:2], rows[:2], out=rows[2:4])
+    rows[2:4] += tint * tint
     np.multiply(rows[0], rows[1], out=rows[4])
+    rows[4] += tint[0] * tint[1]
     rows[5] = far2
     np.multiply(over, square, out=rows[6:8])
     np.multiply(over * way[0], way[1], out=rows[8])

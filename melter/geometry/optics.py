@@ -97,12 +97,13 @@ def sun_offsets_rad(share: Array, circumsolar_ratio: float) -> Array:
 
 def sun_variance_rad2(circumsolar_ratio: ArrayLike) -> Array:
     """Return the variance of the sun's shape about its centre, each axis, square radians; elementwise."""
-    ratio = np.asarray(circumsolar_ratio, dtype=float)
+    ratio = np.atleast_1d(np.asarray(circumsolar_ratio, dtype=float))
     exponent = _aureole_exponent(np.maximum(ratio, 1e-4))
     low, high = SUN_HALF_ANGLE_RAD, AUREOLE_HALF_ANGLE_RAD
     a, b = exponent + 4, exponent + 2
     ring = (high**a - low**a) / a / ((high**b - low**b) / b)
-    return 0.5 * ((1 - ratio) * (0.480 * low * low) + ratio * ring)
+    variance = 0.5 * ((1 - ratio) * (0.456 * low * low) + ratio * ring)
+    return variance.reshape(np.shape(circumsolar_ratio))
 
 
 def _disc_profile(angle_mrad: Array) -> Array:

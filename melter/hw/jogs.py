@@ -25,12 +25,14 @@ NEAR_UM = 20
 """Two steps: closer to its end than this, a block is done."""
 LINES_MAX = 2
 """Unanswered lines at most; real boards answer a jog in 6 ms (median) to 52 ms."""
+USUAL_S = 0.1
+"""Delay of a board in steady motion, beyond one period; a longer one is caught up with."""
 CATCH_UP = 1.25
 """What was held back is sent at most this much faster than it was approved."""
 REVERSAL_UM = 500
 """A queue worth less than this is run out rather than cancelled when the motion turns round."""
 REACTION_S = 0.03
-"""Motion that a cancel cannot stop any more: on the wire and prepared by the step generator."""
+"""What passes before a cancel begins to brake: the wire, and steps that are prepared already."""
 SHORTEST_S = 0.005
 """No jog is meant to last less: a rounding left over is not worth a jerk."""
 RESEND_CANCEL_S = 0.05
@@ -85,12 +87,14 @@ class JogStream:
     _speed_um_s: float = 0.0
     """Of the fastest axis in the newest jog."""
     _discard: bool = False
+    _turning: bool = False
     _news: bool = False
     """Something happened since the last look at what could be sent."""
     _later_um: Micrometres = field(default_factory=zeros)
     _reports_to_skip: int = 0
     _cancel_sent_s: float = 0.0
     _period_s: float = 0.0
+    _pushed_s: float = 0.0
     _last_um: Micrometres = field(default_factory=zeros)
 
     @property
@@ -126,7 +130,7 @@ class JogStream:
         else:
             self.target_um = self.target_um + counts_um
         self.pending_s += period_s
-        self._period_s, self._last_um = period_s, counts_um
+        self._period_s, self._last_um, self._pushed_s = period_s, counts_um, now_s
         return self.pump(now_s)
 
     def cancel(self, now_s: float, report_due: bool, discard: bool) -> bytes:
@@ -183,7 +187,7 @@ class JogStream:
                 self._cancel_sent_s = now_s
                 return JOG_CANCEL
             return b""
-        return self.pump(now_s) if self._news else b""
+        return self.pump(now_s) if self._news or self._turning else b""
 
     def pump(self, now_s: float) -> bytes:
         """Return the next jog, a cancel, or nothing."""
@@ -193,14 +197,14 @@ class JogStream:
             return b""
         if self._turns_round(ahead_um):
             return self.cancel(now_s, report_due=False, discard=False)
+        ahead_um = self._not_back_and_forth(ahead_um, now_s)
         if not ahead_um.any():
             self.pending_s = 0.0
             return b""
         if self._full():
             return b""
         fastest_s = float(np.abs(ahead_um).max()) / self.speed_max_um_s
-        late = self.pending_s > 1.5 * self._period_s
-        duration_s = max(self.pending_s / (CATCH_UP if late else 1.0), fastest_s, SHORTEST_S)
+        duration_s = max(self.pending_s / (CATCH_UP if self._late() else 1.0), fastest_s, SHORTEST_S)
         line = jog_line(ahead_um, duration_s)
         if sum(sent.size for sent in self._lines) + len(line) >= self.rx_bytes:
             return b""
@@ -225,6 +229,24 @@ class JogStream:
         array = np.array(ends)
         return array.min(axis=0), array.max(axis=0)
 
+    def _late(self) -> bool:
+        """Whether motion was held back, or the board is further behind than it needs to be."""
+        behind_um = float(np.abs(self.target_um - self.position_um).max())
+        usual_um = float(np.abs(self._last_um).max()) * (1.0 + USUAL_S / max(self._period_s, SHORTEST_S))
+        return self.pending_s > 1.5 * self._period_s or behind_um > usual_um
+
+    def _not_back_and_forth(self, ahead_um: Micrometres, now_s: float) -> Micrometres:
+        """After a reversal: axes short of the target wait for it to come back, rather than run on only to return.
+
+        For as long as commands go on coming; then they go where they were sent.
+        """
+        if not self._turning or now_s > self._pushed_s + 1.5 * self._period_s:
+            self._turning = False
+            return ahead_um
+        waits = ahead_um * self._last_um < 0
+        self._turning = bool(waits.any())
+        return np.where(waits, 0, ahead_um)
+
     def _full(self) -> bool:
         """Whether the board has enough to do; without buffer reports, what it has prepared counts as well."""
         unseen_s = 0.0 if self.blocks_total is not None else PREPARED_S
@@ -235,15 +257,18 @@ class JogStream:
 
     def _turns_round(self, ahead_um: Micrometres) -> bool:
         """Whether cancelling beats running out the queue: it leads away from the target by more than braking does."""
-        if self._lines or not self._blocks:
-            return False
+        if not self._blocks:
+            return False  # with nothing accepted, an idle report would not tell whether the cancel came first
         left_um = (self.plan_um - self.position_um).astype(float)
         left = float(np.sqrt((left_um * left_um).sum()))
         longest = float(np.abs(left_um).max())
-        back = (ahead_um + self._last_um).astype(float)  # where it is and where it is going
+        stopping_s = REACTION_S + self._speed_um_s / self.acceleration_um_s2
+        back = ahead_um + self._last_um * (
+            stopping_s / max(self._period_s, SHORTEST_S)
+        )  # the target when it would stand
         if longest <= REVERSAL_UM or float((left_um * back).sum()) >= -0.5 * left * float(np.sqrt((back * back).sum())):
             return False
-        braking = self._speed_um_s**2 / (2 * self.acceleration_um_s2) + self._speed_um_s * REACTION_S
+        braking = self._speed_um_s**2 / (2 * self.acceleration_um_s2)
         return longest > braking
 
     def _while_cancelling(self, report: Report, now_s: float) -> bytes:
@@ -256,6 +281,7 @@ class JogStream:
         self.plan_um = self.position_um.copy()
         if self._discard:
             self.target_um = self.position_um + self._later_um
+        self._turning = not self._discard
         self._discard, self.cancelling_s = False, None
         return self.pump(now_s)
 

@@ -82,7 +82,9 @@ class RealRobot:
     def lengths_m(self) -> Array | None:
         """Return the counted lengths, or None when the counters may no longer tell them."""
         status = self._driver.poll()
-        return self._park_m + status.positions_m if status.position_trusted and np.isfinite(status.read_host_s) else None
+        return (
+            self._park_m + status.positions_m if status.position_trusted and np.isfinite(status.read_host_s) else None
+        )
 
     def send(self, command: ApprovedCommand) -> ApprovedCommand:
         """Pass the command on."""

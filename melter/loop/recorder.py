@@ -31,7 +31,9 @@ class Recorder:
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append one line: its kind, the host's monotonic time and ``fields``."""
-        line = json.dumps({"kind": kind, "host_s": round(time.monotonic(), 6), **{k: _plain(v) for k, v in fields.items()}})
+        line = json.dumps(
+            {"kind": kind, "host_s": round(time.monotonic(), 6), **{k: _plain(v) for k, v in fields.items()}}
+        )
         with self._lock:
             if self._file.closed:
                 return
@@ -43,7 +45,9 @@ class Recorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with self._lock:
             self._file.close()
 

@@ -209,7 +209,12 @@ class Session:
         spot = reading.measurement.patch_centre_world_m if melting else None
         try:
             command = self.gate.approve(
-                requested, reading.lengths_m, self._clock.now(), measured_host_s=reading.lengths_host_s, spot_world_m=spot, mode=mode
+                requested,
+                reading.lengths_m,
+                self._clock.now(),
+                measured_host_s=reading.lengths_host_s,
+                spot_world_m=spot,
+                mode=mode,
             )
         except CommandRefused:
             if self.gate.state is State.FAULTED:
@@ -225,7 +230,11 @@ class Session:
     def _send(self, command: ApprovedCommand, fields: dict[str, Any]) -> None:
         """Record the approval, then send: what reaches the port has its approval before it."""
         self.recorder.write(
-            "tick", sequence=command.sequence, approved_host_s=command.approved_host_s, approved_m_s=command.speeds_m_s, **fields
+            "tick",
+            sequence=command.sequence,
+            approved_host_s=command.approved_host_s,
+            approved_m_s=command.speeds_m_s,
+            **fields,
         )
         self.robot.send(command)
         self._commands = np.concatenate([command.speeds_m_s[None], self._commands[:-1]])
@@ -241,7 +250,9 @@ class Session:
             raise VisionFault(f"light patch not seen for {now_s - self._unseen_since_s:.1f} s (limit {UNSEEN_S} s)")
 
     def _require_near(self, reading: Reading, plan: Plan) -> None:
-        astray = reading.measurement.cable_length_m - self._builder.reference_lengths_m(plan.target_world_m, self._reference)
+        astray = reading.measurement.cable_length_m - self._builder.reference_lengths_m(
+            plan.target_world_m, self._reference
+        )
         if np.abs(astray).max() > STRAY_M:
             winch = self.machine.winch[int(np.abs(astray).argmax())].name
             raise CommandRefused(

@@ -19,7 +19,9 @@ SPEED_SHARE = 0.6
 class Transit:
     """Cable lengths along the way, starting and ending at rest."""
 
-    def __init__(self, machine: Machine, sun_rad: tuple[float, float], spot_world_m: Array, park_lengths_m: Array) -> None:
+    def __init__(
+        self, machine: Machine, sun_rad: tuple[float, float], spot_world_m: Array, park_lengths_m: Array
+    ) -> None:
         """From park, where the counters tell (8,) ``park_lengths_m``, to focus on (2,) ``spot_world_m``."""
         self.machine, self._sun_rad = machine, sun_rad
         self._park_m = np.array(machine.park.lens_centre_world_m)

@@ -53,7 +53,9 @@ class Evaluation:
         )
 
 
-def evaluate(act: Act, machine: Machine, suite: str, episodes: int = 200, *, first: int = 0, threads: int = 1) -> Evaluation:
+def evaluate(
+    act: Act, machine: Machine, suite: str, episodes: int = 200, *, first: int = 0, threads: int = 1
+) -> Evaluation:
     """Play ``episodes`` of a suite with ``act``: (n, obs) float32 → (n, 8) in [-1, 1].
 
     ``first``: number of the first episode; the same numbers are the same episodes for every policy.

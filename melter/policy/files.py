@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,7 +29,9 @@ def new_run_folder(out: str | None, stem: str, root: Path = Path("runs")) -> Pat
     else:
         folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputExists(f"--out {folder}: is not an empty folder; choose another, or --resume {folder} to go on with it")
+        raise OutputExists(
+            f"--out {folder}: is not an empty folder; choose another, or --resume {folder} to go on with it"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -38,7 +40,7 @@ def new_run_folder(out: str | None, stem: str, root: Path = Path("runs")) -> Pat
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """Yield a path beside ``path`` with the same suffix; rename it to ``path`` when all went well."""
     beside = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
@@ -69,7 +71,9 @@ def _commit() -> str | None:
     """The commit of the checkout that this code runs from, or None."""
     here = Path(__file__).parent
     try:
-        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=False)
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() or None

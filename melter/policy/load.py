@@ -20,7 +20,9 @@ def load_for(path: str | Path, machine: Machine, *, same_machine: bool = False) 
     if policy.net.sizes[0] != builder.size:
         raise ModelFileError(f"{path}: takes {policy.net.sizes[0]} observations, this machine gives {builder.size}")
     if manifest.observation_sha256 is not None and manifest.observation_sha256 != builder.sha256:
-        raise ModelFileError(f"{path}: was trained with another observation table; train again with this version and machine")
+        raise ModelFileError(
+            f"{path}: was trained with another observation table; train again with this version and machine"
+        )
     if same_machine and manifest.machine_sha256 != machine.sha256:
         raise ModelFileError(
             f"{path}: was trained for machine {manifest.machine_name or 'unknown'}, not for {machine.name} as its file is now"

@@ -6,6 +6,7 @@ optimiser, all random states and the simulations themselves.
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -30,10 +31,16 @@ from melter.observation import ObservationBuilder
 from melter.policy.config import PpoConfig, config_from_table
 from melter.policy.evaluate import Evaluation, evaluate
 from melter.policy.files import new_run_folder, replacing, surroundings, write_json
+from melter.policy.imitate import imitate
 from melter.safety.bundle import load_policy, manifest_for, save_bundle
 
 CHECKPOINT_S = 20.0
 """Time between checkpoints; at most this much is lost."""
+CONTESTS = 8
+"""How often in a run the policy is compared with the best one so far."""
+CONTEST_EPISODES = 64
+CONTEST_FIRST = 100_000
+"""Episodes of the outdoor suite that choose the best policy; others than those that are reported."""
 EVAL_EPISODES = 64
 
 
@@ -105,23 +112,31 @@ class TrainResult:
     evaluations: tuple[Evaluation, ...]
 
 
-def train(request: TrainRequest, folder: Path, on_progress: Callable[[Progress], None], *, resume: bool = False) -> TrainResult:
+def train(
+    request: TrainRequest,
+    folder: Path,
+    on_progress: Callable[[Progress], None],
+    on_remark: Callable[[str], None] = lambda _: None,
+    *,
+    resume: bool = False,
+) -> TrainResult:
     """Train into ``folder`` and evaluate; on KeyboardInterrupt the model so far is saved, then it is raised again."""
     torch.set_num_threads(1)
     env = melter.env.sb3_vec_env(request.ppo.envs, request.machine, request.scenario, request.threads, request.seed)
     model = _model(request, env)
-    keeper = _Keeper(request, folder, on_progress)
+    keeper = _Keeper(request, folder, on_progress, on_remark)
     if resume:
         keeper.load(model, env)
     else:
         write_json(folder / "config.json", {**request.table(), **surroundings()})
+        _imitate(model, env, request, on_remark)
     model.set_logger(Logger(str(folder), [_CsvLog(folder / "progress.csv"), TensorBoardOutputFormat(str(folder))]))
     try:
         model.learn(1 << 60, callback=keeper, reset_num_timesteps=False)
     except _BudgetSpent:
         keeper.save(model, env)
     except KeyboardInterrupt:
-        _save(model, request, folder)
+        keeper.save_best(model)
         raise
     finally:
         model.logger.close()
@@ -145,7 +160,9 @@ def resumable(folder: str, minutes: float | None, steps: int | None) -> tuple[Tr
             scenario=table["scenario"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"--resume {folder}: not a run folder of melter sim-train ({type(error).__name__}: {error})") from None
+        raise BadInput(
+            f"--resume {folder}: not a run folder of melter sim-train ({type(error).__name__}: {error})"
+        ) from None
     if not (place / "checkpoints" / "latest.pt").is_file():
         raise BadInput(f"--resume {folder}: holds no checkpoint yet; start again with another --out")
     return request, place
@@ -193,9 +210,32 @@ def _model(request: TrainRequest, env: SandMelterVecEnv) -> _BudgetedPPO:
         ent_coef=ppo.ent_coef,
         vf_coef=ppo.vf_coef,
         max_grad_norm=ppo.max_grad_norm,
-        policy_kwargs={"net_arch": list(ppo.net_arch), "log_std_init": ppo.log_std_init},
+        target_kl=ppo.target_kl,
+        policy_kwargs={
+            "net_arch": list(ppo.net_arch),
+            "log_std_init": ppo.log_std_init,
+            "activation_fn": {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[ppo.activation],
+        },
         seed=request.seed,
         device="cpu",
+    )
+
+
+def _imitate(model: PPO, env: SandMelterVecEnv, request: TrainRequest, on_remark: Callable[[str], None]) -> None:
+    """Start the actor from the classical servo."""
+    ppo = request.ppo
+    if not ppo.imitation_rounds:
+        return
+    on_remark(f"imitating the classical servo, {ppo.imitation_rounds} rounds")
+    model.num_timesteps = imitate(
+        model.policy,
+        env,
+        np.random.default_rng(request.seed),
+        rounds=ppo.imitation_rounds,
+        steps=ppo.imitation_steps,
+        epochs=ppo.imitation_epochs,
+        learning_rate=ppo.imitation_learning_rate,
+        noise=ppo.imitation_noise,
     )
 
 
@@ -206,9 +246,15 @@ class _BudgetSpent(Exception):
 class _Keeper(BaseCallback):
     """Keeps the budget, the checkpoints and the figures that people watch."""
 
-    def __init__(self, request: TrainRequest, folder: Path, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self,
+        request: TrainRequest,
+        folder: Path,
+        on_progress: Callable[[Progress], None],
+        on_remark: Callable[[str], None],
+    ) -> None:
         super().__init__()
-        self.request, self.folder, self.on_progress = request, folder, on_progress
+        self.request, self.folder, self.on_progress, self.on_remark = request, folder, on_progress, on_remark
         self.seconds = 0.0
         self._since = time.monotonic()
         self._saved = time.monotonic()
@@ -216,6 +262,9 @@ class _Keeper(BaseCallback):
         self._terms: dict[str, float] = {}
         self._ticks = 0
         self._pace = (time.monotonic(), 0)
+        self._contest = 0
+        self.best: tuple[float, dict[str, torch.Tensor]] | None = None
+        """Score and weights of the best policy so far."""
 
     def share(self, model: PPO) -> float:
         """Share of the budget that is used up."""
@@ -232,15 +281,42 @@ class _Keeper(BaseCallback):
     def _on_training_start(self) -> None:
         model = self.model
         model.share = lambda: self.share(model)  # type: ignore[attr-defined,arg-type]
-        self._since = time.monotonic()
         self._pace = (time.monotonic(), model.num_timesteps)
 
     def _on_rollout_start(self) -> None:
-        if self.share(self.model) >= 1:  # type: ignore[arg-type]
+        share = self.share(self.model)  # type: ignore[arg-type]
+        if share * CONTESTS >= self._contest:
+            self.compete(self.model)  # type: ignore[arg-type]
+        if share >= 1:
             raise _BudgetSpent
         if time.monotonic() - self._saved > CHECKPOINT_S:
             self.save(self.model, self.training_env)  # type: ignore[arg-type]
+        ppo = self.request.ppo
+        only_critic = self.model._n_updates < ppo.critic_updates * ppo.n_epochs  # pyright: ignore[reportPrivateUsage]
+        for parameter in _actor(self.model.policy):
+            parameter.requires_grad_(not only_critic)
         self._errors, self._terms, self._ticks = [], {}, 0
+
+    def compete(self, model: PPO) -> None:
+        """Keep the weights if they are the best so far: by outdoor error, a terminated episode counting as 10 mm."""
+        self._contest = int(self.share(model) * CONTESTS) + 1
+        request = self.request
+        found = evaluate(
+            lambda observation: model.predict(observation, deterministic=True)[0],
+            request.machine,
+            "outdoor",
+            CONTEST_EPISODES,
+            first=CONTEST_FIRST,
+            threads=request.threads,
+        )
+        score = found.rms_mm + 10.0 * found.terminated
+        self.logger.record("eval/outdoor_rms_mm", found.rms_mm)
+        self.logger.record("eval/outdoor_p95_mm", found.p95_mm)
+        self.logger.record("eval/outdoor_terminated", found.terminated)
+        better = self.best is None or score < self.best[0]
+        if better:
+            self.best = score, {name: value.clone() for name, value in model.policy.state_dict().items()}
+        self.on_remark(f"validation: {found.text()}{'; the best so far' if better else ''}")
 
     def _on_step(self) -> bool:
         truth = self.training_env.truth  # type: ignore[attr-defined]
@@ -275,16 +351,30 @@ class _Keeper(BaseCallback):
             "policy": model.policy.state_dict(),
             "optimizer": model.policy.optimizer.state_dict(),
             "torch_rng": torch.get_rng_state(),
-            "numpy_rng": {"kind": kind, "key": torch.from_numpy(key.astype(np.int64)), "place": [position, has_gauss, gauss]},  # type: ignore[union-attr]
+            "numpy_rng": {
+                "kind": kind,
+                "key": torch.from_numpy(key.astype(np.int64)),
+                "place": [position, has_gauss, gauss],
+            },  # type: ignore[union-attr]
             "env": {name: torch.from_numpy(_signed(array)) for name, array in env.env.state().items()},
             "starts": torch.from_numpy(np.asarray(model._last_episode_starts)),  # pyright: ignore[reportPrivateUsage]
             "returns": torch.from_numpy(env.running()),
-            "counts": {"steps": model.num_timesteps, "updates": model._n_updates, "seconds": self.seconds},  # pyright: ignore[reportPrivateUsage]
+            "counts": {"steps": model.num_timesteps, "updates": model._n_updates, "seconds": self.seconds, "contest": self._contest},  # pyright: ignore[reportPrivateUsage]
         }
+        if self.best is not None:
+            torch_state |= {"best_score": self.best[0], "best": self.best[1]}
         with replacing(place / "latest.pt") as beside:
             torch.save(torch_state, beside)
-        _save(model, self.request, self.folder)
+        self.save_best(model)
         self._saved = time.monotonic()
+
+    def save_best(self, model: PPO) -> None:
+        """Write the best policy so far as the run's model, leaving ``model`` as it is."""
+        running = {name: value.clone() for name, value in model.policy.state_dict().items()}
+        if self.best is not None:
+            model.policy.load_state_dict(self.best[1])
+        _save(model, self.request, self.folder)
+        model.policy.load_state_dict(running)
 
     def load(self, model: PPO, env: SandMelterVecEnv) -> None:
         """Go on from the checkpoint; raise ModelFileError where it is damaged."""
@@ -299,6 +389,8 @@ class _Keeper(BaseCallback):
             model._last_episode_starts = kept["starts"].numpy()  # pyright: ignore[reportPrivateUsage]
             env.go_on(kept["returns"].numpy())
             counts, rng = kept["counts"], kept["numpy_rng"]
+            self.best = (kept["best_score"], kept["best"]) if "best" in kept else None
+            self._contest = counts["contest"]
         except Exception as error:
             raise ModelFileError(f"{path}: not a checkpoint of this version ({type(error).__name__})") from None
         model.num_timesteps, model._n_updates, self.seconds = counts["steps"], counts["updates"], counts["seconds"]  # pyright: ignore[reportPrivateUsage]
@@ -307,21 +399,34 @@ class _Keeper(BaseCallback):
         np.random.set_state((rng["kind"], rng["key"].numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
 
 
+def _actor(policy: Any) -> list[torch.nn.Parameter]:
+    """The parameters that decide on actions."""
+    return [*policy.mlp_extractor.policy_net.parameters(), *policy.action_net.parameters(), policy.log_std]
+
+
 class _CsvLog(KVWriter):
-    """One row per update; goes on with the file of a resumed run."""
+    """One row per update, columns as they come up; goes on with the file of a resumed run."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._names = path.read_text(encoding="utf-8").splitlines()[0].split(",") if path.is_file() else []
+        self._rows: list[dict[str, str]] = []
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="") as file:
+                self._rows = list(csv.DictReader(file))
+        self._names = list(self._rows[0]) if self._rows else []
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:  # noqa: ARG002
-        row = {"steps": step, **key_values}
-        new = not self._names
-        self._names = self._names or sorted(row, key=lambda name: (name != "steps", name))
-        with self._path.open("a", encoding="utf-8") as file:
-            if new:
-                file.write(",".join(self._names) + "\n")
-            file.write(",".join(str(row.get(name, "")) for name in self._names) + "\n")
+        row = {"steps": str(step), **{name: str(value) for name, value in key_values.items()}}
+        self._rows.append(row)
+        if set(row) <= set(self._names):
+            with self._path.open("a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, self._names).writerow(row)
+            return
+        self._names = ["steps", *sorted((set(self._names) | set(row)) - {"steps"})]
+        with replacing(self._path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, self._names)
+            writer.writeheader()
+            writer.writerows(self._rows)
 
     def close(self) -> None:
         """Nothing is kept open."""
@@ -346,7 +451,9 @@ def _save(model: PPO, request: TrainRequest, folder: Path) -> Path:
 def _evaluate(folder: Path, request: TrainRequest) -> tuple[Evaluation, ...]:
     net = load_policy(folder).net
     suites = ("nominal", "outdoor")
-    results = tuple(evaluate(net.act, request.machine, suite, EVAL_EPISODES, threads=request.threads) for suite in suites)
+    results = tuple(
+        evaluate(net.act, request.machine, suite, EVAL_EPISODES, threads=request.threads) for suite in suites
+    )
     write_json(folder / "eval.json", {result.suite: result.table() for result in results})
     return results
 

@@ -46,8 +46,12 @@ def worst_actions(
         pool.append(np.clip(visited, down, up).astype(np.float32))
     candidates = np.concatenate(pool)
     starts = _best(net, candidates)
-    climbed = [_climb(net, np.concatenate([starts[i], corners[i::WINCH_COUNT]]), i % WINCH_COUNT, 1 - 2 * (i // WINCH_COUNT), down, up, steps)
-               for i in range(2 * WINCH_COUNT)]  # fmt: skip
+    climbed: list[Observations] = []
+    for i in range(2 * WINCH_COUNT):
+        winch, sign = i % WINCH_COUNT, 1 - 2 * (i // WINCH_COUNT)
+        climbed.append(
+            _climb(net, np.concatenate([starts[i], corners[winch::WINCH_COUNT]]), winch, sign, down, up, steps)
+        )
     everything = np.concatenate([corners, *starts, *climbed])
     actions = net.act(everything).astype(float)
     top, bottom = actions.argmax(axis=0), actions.argmin(axis=0)

@@ -24,7 +24,7 @@ ROUNDING = 1e-5
 _GRID = 65
 
 
-class UnsoundBound(MelterError):
+class UnsoundBoundError(MelterError):
     """A sample lay outside a bound that was computed: a defect of melter, never to be ignored."""
 
 
@@ -71,14 +71,14 @@ def bound_outputs(net: PolicyNet, low: Array, high: Array) -> OutputBounds:
 
 
 def require_sound(net: PolicyNet, bounds: OutputBounds, observations: NDArray[np.float32]) -> None:
-    """Raise UnsoundBound when the action for one of (n, obs) observations in the box lies outside ``bounds``."""
+    """Raise UnsoundBoundError when the action for one of (n, obs) observations in the box lies outside ``bounds``."""
     low, high = bounds.actions(net)
     actions = net.act(observations)
     outside = (actions < low - ROUNDING) | (actions > high + ROUNDING)
     if outside.any():
         row, winch = (int(i) for i in np.argwhere(outside)[0])
         span = f"{low[winch]:.6g} to {high[winch]:.6g}"
-        raise UnsoundBound(f"bound of action {winch}: {span} does not hold the sample {actions[row, winch]:.6g}")
+        raise UnsoundBoundError(f"bound of action {winch}: {span} does not hold the sample {actions[row, winch]:.6g}")
 
 
 def enclose(activation: str, low: Array, high: Array) -> tuple[Array, Array, Array]:

@@ -231,7 +231,7 @@ _KINDS: dict[str, Any] = {
     "mean_clip": float | int | None,
     "action_low": list,
     "action_high": list,
-    "observation": list | None,
+    "observation": (list, type(None)),
     "observation_sha256": str | None,
     "control_rate_hz": float | int | None,
     "machine_name": str | None,

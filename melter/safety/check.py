@@ -159,7 +159,7 @@ def _power(machine: Machine, limits: TickLimits) -> Claim:
         power = np.where(out == braked, 0.0, np.abs(out) * tensions)
         worst = max(worst, float(power.max()) / (limits.period_s * 1e6))
     good = worst <= machine.limits.power_max_w * (1 + 1e-9)
-    how = "every speed with 64 tensions up to the trip; speed is cut to power / tension in between, rounded down; full brakes left aside"
+    how = "every speed with 64 tensions up to the trip; between, power / tension; full brakes left aside"
     return Claim("winch power", "layer", "proven" if good else "falsified", worst, machine.limits.power_max_w, "W", how)
 
 
@@ -212,8 +212,17 @@ def _raw(
         fastest = _example("winch power", policy, at[None], found * tension, power, "W")
     claims = [
         Claim("cable speed", "raw policy", "proven", bound, speed, "m/s", box, found),
-        Claim("winch power", "raw policy", power_status, bound * tension, power, "W", f"{box}; at {tension:g} N", found * tension,
-              counterexample=fastest),
+        Claim(
+            "winch power",
+            "raw policy",
+            power_status,
+            bound * tension,
+            power,
+            "W",
+            f"{box}; at {tension:g} N",
+            found * tension,
+            counterexample=fastest,
+        ),
         _steepest(policy, machine, bounds, worst, visited),
         _not_a_number(policy, len(high)),
     ]  # fmt: skip

@@ -69,11 +69,11 @@ def run_drill(
     lowering, keep_in, optics = Lowering(machine, limits), KeepIn(machine), LensOptics.from_machine(machine)
     delay_s = machine.control.action_delay_s + machine.drive.motor_lag_s
     ticks = int(np.ceil(seconds / limits.period_s))
-    times = np.arange(ticks) * limits.period_s + delay_s
+    times: Array = np.arange(ticks, dtype=float) * limits.period_s + delay_s
     n, threshold = len(lengths_m), melting_w_m2(machine)
     peaks, outside, lost = np.zeros((n, ticks)), np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
     for start in range(n):
-        centres, rotations, fits = _descend(lowering, limits, lengths_m[start], _row(previous_um, start), ticks)
+        centres, rotations, fits = _descend(lowering, lengths_m[start], _row(previous_um, start), ticks)
         suns = np.broadcast_to(sun_world[start], centres.shape)
         patch = fast_patch(optics, centres, rotations, suns, machine.sand.height_m)
         peaks[start] = peak_irradiance_w_m2(optics, patch, machine.sun.dni_w_m2)
@@ -85,9 +85,7 @@ def run_drill(
     )
 
 
-def _descend(
-    lowering: Lowering, limits: TickLimits, lengths_m: Array, previous: Counts, ticks: int
-) -> tuple[Array, Array, bool]:
+def _descend(lowering: Lowering, lengths_m: Array, previous: Counts, ticks: int) -> tuple[Array, Array, bool]:
     centres, rotations = np.zeros((ticks, 3)), np.zeros((ticks, 3, 3))
     pose, fits, lengths = None, True, lengths_m.copy()
     for tick in range(ticks):

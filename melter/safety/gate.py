@@ -8,7 +8,7 @@ host's monotonic time is handed in.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import InitVar, dataclass
 from typing import Literal
 
@@ -74,14 +74,15 @@ class Gate:
         self.machine = machine
         self.limits = TickLimits.from_machine(machine)
         self.interventions: Counter[str] = Counter()
-        """How often each stage stepped in: speed, acceleration, length, power (winches), early, refused, dark (commands)."""
+        """How often each stage stepped in: speed, power, acceleration, length (winches); early, refused, dark."""
         self.fault_reason: str | None = "closed at power-up"
         self._state = State.FAULTED
         self._lowering = Lowering(machine, self.limits)
         self._keep_in = KeepIn(machine)
         self._previous = np.zeros(WINCH_COUNT, dtype=np.int64)
         self._expected: Array | None = None
-        self._recent: list[tuple[float, Counts]] = []
+        self._recent: deque[tuple[float, Counts]] = deque()
+        self._travel_um = np.zeros(WINCH_COUNT, dtype=np.int64)
         self._due_s = self._last_s = self._measured_s = -np.inf
         self._pose: Pose | None = None
         self._sequence = 0
@@ -135,7 +136,8 @@ class Gate:
         self._state = next_state(self._state, Event.ARM)
         self.fault_reason = None
         self._previous = np.zeros(WINCH_COUNT, dtype=np.int64)
-        self._expected, self._recent, self._pose = lengths, [], None
+        self._expected, self._recent, self._pose = lengths, deque(), None
+        self._travel_um = np.zeros(WINCH_COUNT, dtype=np.int64)
         self._due_s = self._last_s = self._measured_s = float(now_host_s)
 
     def approve(
@@ -169,7 +171,7 @@ class Gate:
         lengths = self._measured(lengths_m, now_host_s, measured_host_s)
         if spot_world_m is not None and not self._keep_in.holds(spot_world_m):
             raise self._refuse(
-                f"spot_world_m = {np.asarray(spot_world_m).tolist()}: outside the keep-in polygon with its braking margin"
+                f"spot_world_m = {np.asarray(spot_world_m).tolist()}: outside the keep-in polygon less its margin"
             )
         following = next_state(self._state, _EVENTS[mode])
         if following is State.FAULTED:
@@ -216,7 +218,7 @@ class Gate:
         gap_s = now_host_s - self._last_s
         if not dark and self._previous.any() and gap_s > (1 + LATE_PERIODS) * period_s * (1 + 1e-9):
             raise self._refuse(
-                f"late: {gap_s:.3f} s since the last command, at most {(1 + LATE_PERIODS) * period_s:.3f} s while moving"
+                f"late: {gap_s:.3f} s since the last one, at most {(1 + LATE_PERIODS) * period_s:.3f} s while moving"
             )
 
     def _measured(self, lengths_m: ArrayLike, now_host_s: float, measured_host_s: float) -> Array:
@@ -225,7 +227,7 @@ class Gate:
         oldest_s = now_host_s - STALE_PERIODS * self.limits.period_s - self.machine.control.camera_delay_s
         if not oldest_s <= measured_host_s <= now_host_s:
             raise self._refuse(
-                f"measured_host_s = {measured_host_s}: must lie in {oldest_s:.3f} to {now_host_s:.3f} (stale, or ahead of now)"
+                f"measured_host_s = {measured_host_s}: must lie in {oldest_s:.3f} to {now_host_s:.3f} (stale, or early)"
             )
         if measured_host_s < self._measured_s:
             raise self._refuse(f"measured_host_s = {measured_host_s}: out of order, after {self._measured_s}")
@@ -240,15 +242,20 @@ class Gate:
         """Compare the counters with the sum of what was sent; a jump is a fault."""
         if self._expected is None:  # cannot be: every open state has been armed
             raise self._refuse("cable lengths unknown")
-        self._recent = [entry for entry in self._recent if entry[0] > now_host_s - RECKONING_S]
-        unseen = np.sum([np.abs(counts) for _, counts in self._recent], axis=0) * 1e-6 if self._recent else 0.0
+        unseen = self._unseen_m(now_host_s)
         difference = lengths - self._expected
         if not (np.abs(difference) <= unseen + JUMP_M).all():
             winch = int(np.argmax(np.abs(difference) - unseen))
             raise self._refuse(
-                f"winch {self.machine.winch[winch].name}: counter is {difference[winch] * 1e3:.1f} mm from what was sent"
+                f"winch {self.machine.winch[winch].name}: counter is {difference[winch] * 1e3:.1f} mm off what was sent"
             )
         self._expected = self._expected + difference / 64
+
+    def _unseen_m(self, now_host_s: float) -> Array:
+        """(8,) how far the commands of the last half second lead; counters may not show that yet."""
+        while self._recent and self._recent[0][0] <= now_host_s - RECKONING_S:
+            self._travel_um -= np.abs(self._recent.popleft()[1])
+        return self._travel_um.astype(float) * 1e-6
 
     def _best_lengths(self, lengths_m: ArrayLike | None) -> Array:
         """Measured lengths where they are plausible, else the sum of what was sent."""
@@ -258,7 +265,7 @@ class Gate:
         lengths = np.asarray(lengths_m, dtype=float)
         if lengths.shape != (WINCH_COUNT,):
             return expected
-        unseen = np.sum([np.abs(counts) for _, counts in self._recent], axis=0) * 1e-6 if self._recent else 0.0
+        unseen = self._unseen_m(self._last_s)
         astray = (
             ~(np.abs(lengths - expected) <= unseen + JUMP_M)
             & (lengths > 0)
@@ -290,6 +297,7 @@ class Gate:
         self._last_s = now_host_s
         self._previous = counts
         self._recent.append((now_host_s, counts))
+        self._travel_um += np.abs(counts)
         self._expected = self._expected + counts * 1e-6 if self._expected is not None else None
         self._sequence += 1
         return ApprovedCommand(limits.counts_to_m_s(counts), counts, limits.period_s, now_host_s, self._sequence, _KEY)

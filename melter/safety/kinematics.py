@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from melter.geometry.cables import cable_lengths_m, structure_matrix
 from melter.geometry.pose import rotation_from_vector
-from melter.geometry.reference import park_lengths_m
+from melter.geometry.reference import reference_unwound_m
 from melter.machine import WINCH_COUNT, Machine
 
 Array = NDArray[np.float64]
 
-_STEPS = 25
+_STEPS, _STEPS_WITHOUT_ONE = 25, 8
 _CONVERGED_M = 1e-7
 _CONSISTENT_M = 0.010
 """Largest residual that stretch and calibration explain; above, one cable is taken for slack."""
@@ -40,7 +40,16 @@ class Kinematics:
         self._pulleys, self._attachments = machine.pulleys_world_m, machine.attachments_lens_m
         self.park = Pose(np.array(machine.park.lens_centre_world_m), np.eye(3))
         lengths = cable_lengths_m(self._pulleys, self._attachments, self.park.centre_world_m, self.park.rotation)
-        self._share = park_lengths_m(machine) / lengths
+        unwound = reference_unwound_m(
+            self._pulleys,
+            self._attachments,
+            self.park.centre_world_m,
+            self.park.rotation,
+            machine.lens.moving_mass_kg,
+            machine.tension_band_n,
+            machine.drive.cable_stiffness_n,
+        )
+        self._share = unwound / lengths
         self.park_lengths_m = self.lengths_m(self.park)
         self.park_lengths_m.setflags(write=False)
 
@@ -63,20 +72,21 @@ class Kinematics:
         pose, residual = self._fit(lengths_m, guess, every)
         if residual <= _CONSISTENT_M:
             return pose, None
+        start = pose if np.isfinite(residual) else guess
         best: tuple[Pose, int] | None = None
         smallest = _CONSISTENT_M
         for winch in range(WINCH_COUNT):
             used = every.copy()
             used[winch] = False
-            pose, residual = self._fit(lengths_m, guess, used)
+            pose, residual = self._fit(lengths_m, start, used, _STEPS_WITHOUT_ONE)
             if residual <= smallest:
                 best, smallest = (pose, winch), residual
         return best
 
-    def _fit(self, lengths_m: Array, guess: Pose, used: NDArray[np.bool_]) -> tuple[Pose, float]:
+    def _fit(self, lengths_m: Array, guess: Pose, used: NDArray[np.bool_], steps: int = _STEPS) -> tuple[Pose, float]:
         """Gauss-Newton on the used cables; pose and largest residual, infinite where it did not converge."""
         pose = guess
-        for _ in range(_STEPS):
+        for _ in range(steps):
             error = (lengths_m - self.lengths_m(pose))[used]
             step = np.linalg.lstsq(self.jacobian(pose)[used], error, rcond=None)[0]
             size = float(np.abs(step).max())

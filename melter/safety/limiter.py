@@ -33,7 +33,7 @@ _TABLE_BITS = 20
 
 @dataclass(frozen=True, eq=False)
 class TickLimits:
-    """A machine's limits for one control period, whole micrometres. ``docs/safety.md`` lists the margins."""
+    """A machine's limits for one control period, whole micrometres."""
 
     period_s: float
     speed_normal_um: int
@@ -72,8 +72,8 @@ class TickLimits:
         braking = braking_um(speed, acceleration)
         _require(
             2 * braking < longest - shortest,
-            f"limits.acceleration_max_m_s2 = {limits.acceleration_max_m_s2}: braking from speed_max_m_s = {limits.speed_max_m_s} "
-            f"takes {braking / UM_PER_M:.3f} m, must be below half the usable cable of {(longest - shortest) / UM_PER_M:.3f} m",
+            f"limits.acceleration_max_m_s2 = {limits.acceleration_max_m_s2}: braking from speed_max_m_s takes "
+            f"{braking / UM_PER_M:.3f} m, allowed: half the usable cable of {(longest - shortest) / UM_PER_M:.3f} m",
         )
         power_n_um = limits.power_max_w * period_s * UM_PER_M
         _require(

@@ -26,7 +26,8 @@ def page(report: Report) -> str:
         f"<h3>{html.escape(claim.section)}: {html.escape(claim.name)}</h3>{_example_plot(claim)}" for claim in examples
     )
     proof = report.proof
-    return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>safety check: {html.escape(report.model)}</title>
+    return f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
+<title>safety check: {html.escape(report.model)}</title>
 <style>{_STYLE}</style></head><body><h1>Safety check: {report.verdict}</h1>
 <p>Model {html.escape(report.model)}<br><code>sha256 {report.model_sha256}</code></p>
 <p>Machine {html.escape(report.machine)}<br><code>sha256 {report.machine_sha256}</code></p>

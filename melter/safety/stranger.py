@@ -206,7 +206,7 @@ class _Used:
     def stack(
         self, prefix: str, *, into: tuple[Weights, Weights] | None = None, eps: float = 0.0
     ) -> list[tuple[Weights, Weights]]:
-        """The linear layers of a Sequential in order, ``into`` last; normalisations fold into the layer that follows."""
+        """The linear layers of a Sequential, ``into`` last; normalisations fold into the layer that follows."""
         indices = sorted(
             {
                 int(key.removeprefix(f"{prefix}.").split(".")[0])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import pickletools
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -74,7 +75,7 @@ class _Machine:
     def run(self, pickled: bytes) -> Any:
         """Walk all instructions and return what is left."""
         try:
-            for opcode, argument, position in pickletools.genops(pickled):
+            for opcode, argument, position in _instructions(pickled):
                 if opcode.name == "STOP":
                     if position != len(pickled) - 1 or len(self._stack) != 1:
                         raise self._wrong("data.pkl does not end cleanly")
@@ -121,6 +122,10 @@ class _Machine:
                 raise self._wrong(f"entry {str(key)[:60]!r} appears twice or has no name")
             state[key] = value
 
+    def set_item(self, _: Any) -> None:
+        value, key = self._stack.pop(), self._stack.pop()
+        self.set_items([key, value])
+
     def build(self, _: Any) -> None:
         """Attributes of the table (torch's metadata): dropped."""
         if not isinstance(self._stack.pop(), _State) or not isinstance(self._stack[-1], _State):
@@ -157,7 +162,7 @@ class _Machine:
         self.push((key, content.view(dtype)))
 
     def _tensor(
-        self, storage: Any, offset: Any, shape: Any, strides: Any, requires_grad: Any, hooks: Any, *rest: Any
+        self, storage: Any, offset: Any, shape: Any, strides: Any, _grad: Any, hooks: Any, *rest: Any
     ) -> NDArray[Any]:
         key, values = storage
         whole = [offset, *shape, *strides]
@@ -167,7 +172,7 @@ class _Machine:
         contiguous = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
         if offset != 0 or count != len(values) or (count and tuple(strides) != contiguous):
             raise self._wrong(
-                f"tensor of storage {key}: shape {tuple(shape)} does not use all {len(values)} of its own numbers in order"
+                f"tensor of storage {key}: shape {tuple(shape)} must use all of its own {len(values)} numbers"
             )
         if key in self._used:
             raise self._wrong(f"two tensors share storage {key}")
@@ -176,6 +181,13 @@ class _Machine:
 
     def _wrong(self, what: str) -> ModelFileError:
         return ModelFileError(f"{self._name}: {what}")
+
+
+def _instructions(pickled: bytes) -> list[tuple[pickletools.OpcodeInfo, Any, int | None]]:
+    """All instructions, taken apart but not run; odd escapes in names warn, and are refused later anyway."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return list(pickletools.genops(pickled))
 
 
 _HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
@@ -199,7 +211,7 @@ _HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
     "LONG_BINPUT": _Machine.put,
     "BINGET": _Machine.get,
     "LONG_BINGET": _Machine.get,
-    "SETITEM": lambda m, _a: m.set_items([*reversed([m._stack.pop(), m._stack.pop()])]),
+    "SETITEM": _Machine.set_item,
     "SETITEMS": lambda m, _a: m.set_items(m.since_mark()),
     "BUILD": _Machine.build,
     "REDUCE": _Machine.call,

@@ -97,7 +97,7 @@ class StrictZip:
                 )
             if info.file_size > LARGEST_RATIO * max(info.compress_size, 16):
                 raise self._wrong(
-                    f"member {member} unpacks {info.compress_size} bytes to {info.file_size}: ratio above {LARGEST_RATIO}"
+                    f"member {member} unpacks {info.compress_size} to {info.file_size} bytes, over {LARGEST_RATIO}x"
                 )
 
     def _check_places(self, infos: list[zipfile.ZipInfo]) -> None:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from melter.errors import BadInput
 from melter.machine import Machine
 from melter.twin.machine import Snapshot
-from melter.vision.scene import SceneRenderer
 from melter.vision.jpeg import encode_jpeg
+from melter.vision.scene import SceneRenderer
 
 SERVER = "melter-twin"
 """What the server calls itself; a controller that sees it may tell it the target."""
@@ -32,7 +32,9 @@ ADAPT_S = 0.3
 class Film:
     """A thread that turns snapshots into JPEG frames at the camera's rate."""
 
-    def __init__(self, machine: Machine, renderer: SceneRenderer, delay_s: float, jitter_s: float, rng: np.random.Generator) -> None:
+    def __init__(
+        self, machine: Machine, renderer: SceneRenderer, delay_s: float, jitter_s: float, rng: np.random.Generator
+    ) -> None:
         self._renderer, self._delay_s, self._jitter_s, self._rng = renderer, delay_s, jitter_s, rng
         self._period_s = 1.0 / machine.camera.rate_hz
         self._snapshots: deque[tuple[float, Snapshot, float]] = deque(maxlen=400)
@@ -174,7 +176,9 @@ class _Handler(BaseHTTPRequestHandler):
                 if new == number or not jpeg:
                     continue
                 number = new
-                self.wfile.write(f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n".encode())
+                self.wfile.write(
+                    f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n".encode()
+                )
                 self.wfile.write(jpeg + b"\r\n")
         except (BrokenPipeError, ConnectionResetError):
             pass

@@ -79,12 +79,12 @@ class TwinMachine:
         error = np.radians(values["sun_error_deg"][0])
         zenith = machine.sun.zenith_rad + error[0]
         self._sun = sun_direction_world(zenith, machine.sun.azimuth_rad + error[1] / max(np.sin(zenith), 0.1))
-        self._lens = LensOptics(
+        self._lens = LensOptics.from_machine(
+            machine,
             focal_length_m=values["focal_length_m"][0, 0],
-            short_edge_m=machine.lens.short_edge_m,
-            long_edge_m=machine.lens.long_edge_m,
             facet_error_rad=values["facet_error_mrad"][0, 0] * 1e-3,
             transmission=values["transmission"][0, 0],
+            circumsolar_ratio=values["circumsolar_ratio"][0, 0],
         )
         self._park()
 

@@ -59,7 +59,13 @@ class Twin:
         scene = SceneOptions(camera_jitter_m=0.02, camera_jitter_rad=0.01)
         renderer = SceneRenderer(machine, np.random.default_rng(options.seed + 1), scene)
         delay_s, jitter_s = (float(values[name][0, 0]) for name in ("camera_delay_s", "camera_jitter_s"))
-        self.film = Film(machine, renderer, delay_s / options.speed, jitter_s / options.speed, np.random.default_rng(options.seed + 2))
+        self.film = Film(
+            machine,
+            renderer,
+            delay_s / options.speed,
+            jitter_s / options.speed,
+            np.random.default_rng(options.seed + 2),
+        )
         self._truth = _truth_file(options.truth)
         self._told: dict[str, Any] = {}
         self._http = CameraServer(self.film, options.http_port, self._tell)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from melter.observation import Status
 from melter.vision.bed import BedView
 from melter.vision.maps import BedMaps
-from melter.vision.profile import WELL_FITTED, Profile, Samples, fit_profile, start_from
+from melter.vision.profile import MODEL_ERROR, WELL_FITTED, Profile, Samples, fit_profile, start_from
 from melter.vision.response import Pixels, Response, measured_light
 
 Array = NDArray[np.float64]
@@ -28,10 +28,14 @@ READ_NOISE_CODES = 1.3
 LEAST_EXPLAINED = 0.5
 SKEW_REACH = 3.0
 """Standard deviations inside which lopsidedness is measured."""
+COARSE_PIXELS = 60
+"""A patch of so few pixels may fit half as well: the model does not average over a pixel."""
 COMPLETIONS = 6
 """Directions in which a hidden part is looked for."""
 LOPSIDED = 0.25
 """Skewness above which a cut-off side is considered: half a Gaussian has 1.0."""
+FLAT_TOP = 0.7
+"""Logarithm of the exponent above which a patch has sharp edges of its own, which look a little like hidden parts."""
 POINT_PX = 2.2
 """Standard deviation up to which a round spot may be a saturated glint."""
 HIDDEN_FROM = 0.06
@@ -144,7 +148,8 @@ def measure_spot(
     spot = _conclude(cut, sums, profile, saturated_share, view, relief_m)
     (large, small), _ = axes_of(spot.moments_m2)
     least = level.floor_semi_axis_m
-    if small < (0.85 if spot.status == "ok" else 0.75) * least or np.sqrt(large * small) < 0.95 * least:
+    slack = {"ok": 1.0, "saturated": 0.9}.get(spot.status, 0.6)
+    if small < 0.85 * slack * least or np.sqrt(large * small) < 0.95 * slack * least:
         return Rejected(
             (u, v),
             f"{1000 * large:.1f} x {1000 * small:.1f} mm, less than the sun's image ({1000 * least:.1f} mm): a glint",
@@ -291,8 +296,11 @@ def _fit(cut: _Cut, sums: _Sums, level: Level, saturated: bool, shape_known: tup
     if saturated and 0.002 < level.sand < 0.9:
         expected = float(np.log(level.flux_expected_m2 * level.sand))
     best = fit_profile(samples, start, log_flux_expected=expected, shape_known=shape_known)
-    lopsided = float(np.linalg.norm(sums.skew)) > LOPSIDED
-    if best.misfit < WELL_FITTED and best.hidden_share < HIDDEN_FROM and not lopsided:
+    lopsided = (
+        float(np.linalg.norm(sums.skew)) > LOPSIDED and best.misfit > MODEL_ERROR and len(pick) > 3 * COARSE_PIXELS
+    )
+    tolerance = WELL_FITTED * (1 + COARSE_PIXELS / max(len(pick), 1))
+    if best.misfit < tolerance and best.hidden_share < HIDDEN_FROM and not lopsided:
         return best
     return _completed(samples, best, expected, shape_known)
 
@@ -323,7 +331,7 @@ def _completed(
 
 def _conclude(cut: _Cut, sums: _Sums, profile: Profile, saturated_share: float, view: BedView, relief_m: float) -> Spot:
     status: Status = "ok"
-    if profile.hidden_share > HIDDEN_FROM:
+    if profile.hidden_share > (HIDDEN_FROM if profile.parameters[6] < FLAT_TOP else 2.5 * HIDDEN_FROM):
         status = "occluded"
     elif saturated_share > 0.004:
         status = "saturated"

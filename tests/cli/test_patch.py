@@ -22,7 +22,8 @@ def test_the_three_models_agree_away_from_focus(capsys, defocus_m) -> None:
     np.testing.assert_allclose(blur["centre_m"], traced["centre_m"], atol=1e-3)
     np.testing.assert_allclose(blur["semi_axes_m"], traced["semi_axes_m"], rtol=0.05)
     np.testing.assert_allclose(conic["semi_axes_m"], traced["semi_axes_m"], rtol=0.15)
-    np.testing.assert_allclose(conic["centre_m"], traced["centre_m"], atol=5e-3)
+    # The ellipse's middle is not its centroid: where rays are slant, light thins out.
+    np.testing.assert_allclose(conic["centre_m"], traced["centre_m"], atol=20e-3)
     assert conic["defocus_m"] == pytest.approx(defocus_m, abs=1e-9)
 
 
@@ -36,9 +37,10 @@ def test_in_focus_the_cone_is_a_point_and_the_trace_has_three_suns_thousand(caps
 
 
 def test_a_lens_on_edge_gives_a_hyperbola(capsys) -> None:
-    assert _patch(capsys, "--lens", "0,0,1.22", "--sun", "0,0", "--tilt-deg", "70,0", "--model", "conic")[
-        "kind"
-    ] == "hyperbola"
+    assert (
+        _patch(capsys, "--lens", "0,0,1.22", "--sun", "0,0", "--tilt-deg", "70,0", "--model", "conic")["kind"]
+        == "hyperbola"
+    )
 
 
 def test_negative_numbers_and_tilt_about_world_axes(capsys) -> None:

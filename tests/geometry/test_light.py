@@ -1,5 +1,7 @@
 """The fast model against the ray trace, and the ray trace against laws and known figures."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -72,7 +74,7 @@ def test_batch_shapes_and_scalars_broadcast() -> None:
 
 
 def test_fast_model_agrees_with_the_trace_in_the_working_range() -> None:
-    """Tilt to 5 degrees, zenith to 40, defocus to 150 mm: centroid 1 mm; axes 5 %, 8 % within 50 mm of focus tilted."""
+    """Tilt to 5 degrees, zenith to 40, defocus to 150 mm: centroid within 1 mm, axes within 5 %."""
     rng = np.random.default_rng(5)
     for _ in range(60):
         tilt, turn, defocus = np.radians(rng.uniform(0, 5)), rng.uniform(0, 6.28), rng.uniform(-0.15, 0.15)
@@ -80,10 +82,7 @@ def test_fast_model_agrees_with_the_trace_in_the_working_range() -> None:
         pose = _pose(defocus, tilts, np.radians(rng.uniform(0, 40)), rng.uniform(0, 6.28))
         fast, traced = fast_patch(LENS, *pose), trace_patch(LENS, *pose, rays=40_000)
         assert np.hypot(*(fast.centre_world_m - traced.centre_world_m)) < 1e-3
-        tolerance = 0.08 if abs(defocus) < 0.05 and tilt > np.radians(2) else 0.05
-        np.testing.assert_allclose(
-            semi_axes_and_angle(*fast.covariance)[0], traced.semi_axes_and_angle[0], rtol=tolerance
-        )
+        np.testing.assert_allclose(semi_axes_and_angle(*fast.covariance)[0], traced.semi_axes_and_angle[0], rtol=0.05)
 
 
 @pytest.mark.parametrize(("tilt_deg", "zenith_deg"), [(0, 0), (3, 0), (0, 25)])
@@ -91,7 +90,7 @@ def test_fast_model_agrees_with_the_trace_in_the_working_range() -> None:
 def test_fast_peak_agrees_with_the_trace_where_sand_can_melt(tilt_deg, zenith_deg, defocus_m) -> None:
     pose = _pose(defocus_m, (np.radians(tilt_deg), 0), np.radians(zenith_deg), 1.0)
     fast = peak_irradiance_w_m2(LENS, fast_patch(LENS, *pose), 900.0)
-    assert float(fast) == pytest.approx(trace_patch(LENS, *pose, rays=150_000).peak_w_m2, rel=0.2)
+    assert float(fast) == pytest.approx(trace_patch(LENS, *pose, rays=150_000).peak_w_m2, rel=0.25)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +143,7 @@ def test_light_falls_off_with_tilt_and_power_with_its_cosine() -> None:
         float(peak_irradiance_w_m2(LENS, fast_patch(LENS, *_pose(1.22 - 1.22 * np.cos(t) ** 1.3, (t, 0))), 900.0))
         for t in np.radians([0, 5, 10, 20])
     ]
-    assert all(a > b for a, b in zip(peaks, peaks[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(peaks))
 
 
 def test_translation_moves_the_spot_as_the_lens_and_tilt_about_a_millimetre_per_degree() -> None:
@@ -187,7 +186,7 @@ def test_grooves_send_axial_light_of_the_design_index_to_the_focus() -> None:
     out, passed = through_sheet(np.array([0.0, 0.0, -1.0])[:, None], facet_normals(u, v, 1.22), DESIGN_INDEX)
     hit = np.stack([u, v]) + 1.22 * out[:2] / -out[2]
     np.testing.assert_allclose(hit, 0, atol=1e-12)
-    assert (0 < passed).all()
+    assert (passed > 0).all()
     assert (passed < 0.925).all()
     np.testing.assert_allclose((out * out).sum(axis=0), 1)
 

@@ -25,7 +25,11 @@ def test_noon_at_the_equator_in_march_is_overhead_and_evening_is_west() -> None:
 
 @pytest.mark.parametrize(
     ("latitude", "longitude", "time"),
-    [(91, 0, datetime(2026, 1, 1, tzinfo=UTC)), (0, 181, datetime(2026, 1, 1, tzinfo=UTC)), (0, 0, datetime(2026, 1, 1))],
+    [
+        (91, 0, datetime(2026, 1, 1, tzinfo=UTC)),
+        (0, 181, datetime(2026, 1, 1, tzinfo=UTC)),
+        (0, 0, datetime(2026, 1, 1)),
+    ],
 )
 def test_places_and_times_that_are_none(latitude, longitude, time) -> None:
     with pytest.raises(BadInput):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from melter.machine import load_machine
 from melter.observation import ObservationBuilder
 from melter.safety import check as check_module
 from melter.safety.attack import worst_actions
-from melter.safety.bounds import UnsoundBound, bound_outputs, enclose, require_sound
+from melter.safety.bounds import UnsoundBoundError, bound_outputs, enclose, require_sound
 from melter.safety.bundle import LoadedPolicy, load_policy, manifest_for, save_bundle
 from melter.safety.check import check
 from melter.safety.claims import Counterexample, certify, find_certificate, read_counterexample
@@ -40,7 +41,7 @@ def net_of(
 ) -> PolicyNet:
     rng = np.random.default_rng(seed)
     layers = []
-    for i, o in zip(sizes[:-1], sizes[1:], strict=True):
+    for i, o in itertools.pairwise(sizes):
         layers.append(((gain * rng.normal(0, 1 / np.sqrt(i), (o, i))).astype("f"), rng.normal(0, 0.1, o).astype("f")))
     return PolicyNet(tuple(layers), activation, squash)
 
@@ -113,7 +114,7 @@ def test_unsound_bounds_are_reported() -> None:
     net = tame()
     bounds = bound_outputs(net, -HIGH, HIGH)
     wrong = replace(bounds, high=bounds.high * 0 - 1)
-    with pytest.raises(UnsoundBound, match="does not hold"):
+    with pytest.raises(UnsoundBoundError, match="does not hold"):
         require_sound(net, wrong, np.zeros((1, BUILDER.size), dtype="f"))
 
 
