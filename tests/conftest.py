@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from melter.machine import Machine, load_machine
 from melter.observation import ObservationBuilder
@@ -17,6 +18,9 @@ from melter.safety.bundle import manifest_for, save_bundle
 from melter.safety.net import PolicyNet
 
 ROOT = Path(__file__).parent.parent
+
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -128,9 +128,9 @@ class SandMelterBatch:
         """Start new episodes in simulations ``ids`` (k,), from seeds and episode numbers (k,)."""
         seed, episode = np.asarray(seeds, dtype=np.int64), np.asarray(episodes, dtype=np.int64)
         unlike = (self._next["seed"][ids] != seed) | (self._next["episode"][ids] != episode)
-        if unlike.any():
-            self._next["seed"][ids], self._next["episode"][ids] = seed, episode
-            self._ready[ids[unlike]] = False
+        self._next["seed"][ids], self._next["episode"][ids] = seed, episode
+        self._ready[ids[unlike]] = False
+        if not self._ready[ids].all():
             self._prepare(np.flatnonzero(~self._ready & (self._next["seed"] >= 0)))
         chosen = {name: value[ids] for name, value in self._next.items()}
         for name in self.values:

@@ -188,9 +188,10 @@ class SandMelterVectorEnv(gym.vector.VectorEnv[Observation, NDArray[np.float32],
         )
         observation = self.batch.observe()
         if self.autoreset_mode == AutoresetMode.SAME_STEP and self._over.any():
+            over = np.flatnonzero(self._over)
             info |= _final(observation, state, self._over)
-            self._begin(np.flatnonzero(self._over))
-            observation[self._over] = self.batch.observe()[self._over]
+            self._begin(over)
+            observation[over] = self.batch.observe()[over]
         return observation, reward, terminated, truncated, info
 
     def state(self) -> dict[str, NDArray[Any]]:

@@ -13,6 +13,7 @@ import mujoco
 import numpy as np
 
 from melter.geometry.cables import cable_lengths_m, structure_matrix
+from melter.geometry.shape import GRAVITY_M_S2
 from melter.machine import Machine
 
 FORCE_MAX_N = 5_000.0
@@ -22,7 +23,8 @@ FORCE_MAX_N = 5_000.0
 def lens_inertia_kg_m2(machine: Machine, mass_kg: float) -> tuple[float, float, float]:
     """Return the principal moments of a uniform plate of the lens's size, lens frame."""
     a, b = machine.lens.short_edge_m, machine.lens.long_edge_m
-    return mass_kg * b * b / 12, mass_kg * a * a / 12, mass_kg * (a * a + b * b) / 12
+    x, y = mass_kg * b * b / 12, mass_kg * a * a / 12
+    return x, y, x + y  # summed up: rounded by itself, the third can exceed the sum, which MuJoCo refuses
 
 
 def substeps_for(machine: Machine, stiffest_n: float, lightest_kg: float) -> int:
@@ -69,7 +71,7 @@ def machine_xml(machine: Machine, timestep_s: float) -> str:
     bed_x, bed_y = machine.bed.size_m
     return f"""<mujoco model={quoteattr(machine.name)}>
   <compiler autolimits="true"/>
-  <option timestep="{timestep_s!r}" integrator="implicitfast">
+  <option timestep="{timestep_s!r}" integrator="implicitfast" gravity="0 0 {-GRAVITY_M_S2}">
     <flag contact="disable" constraint="disable" autoreset="disable"/>
   </option>
   <visual><global offwidth="1280" offheight="720"/><headlight diffuse=".5 .5 .5"/></visual>
@@ -97,8 +99,16 @@ def machine_xml(machine: Machine, timestep_s: float) -> str:
 
 
 def build_model(machine: Machine, timestep_s: float) -> mujoco.MjModel:
-    """Return the compiled model of a machine."""
-    return mujoco.MjModel.from_xml_string(machine_xml(machine, timestep_s))
+    """Return the compiled model of a machine, its centre of mass free to be moved.
+
+    A body compiled with its mass centred is marked so, and MuJoCo then ignores another ``body_ipos``.
+    """
+    spec = mujoco.MjSpec.from_string(machine_xml(machine, timestep_s))
+    centre = np.array(machine.lens.centre_of_mass_lens_m)
+    spec.body("lens").ipos = centre + 0.01
+    model = spec.compile()
+    model.body_ipos[model.body("lens").id] = centre
+    return model
 
 
 def _struts(machine: Machine) -> str:

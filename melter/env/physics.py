@@ -103,7 +103,7 @@ class MachineBatch:
     @property
     def tension_n(self) -> Array:
         """(count, 8) cable tensions, never negative."""
-        return -self._force
+        return 0.0 - self._force
 
     @property
     def unwound_m(self) -> Array:

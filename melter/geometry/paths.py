@@ -6,6 +6,7 @@ polylines that end where they start. Nothing here knows of machines or robots.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 
@@ -71,8 +72,10 @@ def parse_path(text: str, feed_m_s: float) -> SandPath:
     if not file.is_file():
         raise BadInput(f"path {text}: neither {', '.join(f'{name}:METRES' for name in _SHAPES)} nor a file")
     try:
-        points = np.loadtxt(file, delimiter=",", ndmin=2)
-    except (ValueError, UnicodeDecodeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of an empty file; SandPath refuses it
+            points = np.loadtxt(file, delimiter=",", ndmin=2)
+    except (ValueError, OSError) as error:
         raise BadInput(f"path {text}: not a CSV of x,y in metres: {error}") from None
     return SandPath(points, feed_m_s)
 

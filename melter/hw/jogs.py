@@ -252,7 +252,9 @@ class JogStream:
         unseen_s = 0.0 if self.blocks_total is not None else PREPARED_S
         most = BLOCKS_MAX + round(unseen_s / max(self._period_s, SHORTEST_S))
         queued_s = sum(sent.duration_s for sent in self._blocks) + sum(sent.duration_s for sent in self._lines)
-        enough_s = QUEUE_S + unseen_s + 0.5 * self._speed_um_s / self.acceleration_um_s2
+        braking_s = self._speed_um_s / self.acceleration_um_s2
+        started_s = min(self._period_s, 2 * braking_s)  # the block under way is counted whole, but may be nearly done
+        enough_s = QUEUE_S + unseen_s + 0.5 * braking_s + started_s
         return self.depth >= most or len(self._lines) >= LINES_MAX or queued_s > enough_s
 
     def _turns_round(self, ahead_um: Micrometres) -> bool:

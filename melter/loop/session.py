@@ -33,6 +33,8 @@ UNSEEN_S = 0.6
 """Without a patch for this long in work: a fault."""
 DARK_TIMEOUT_S = 60.0
 LINK_TRIES = 5
+FIRST_REPORT_S = 1.0
+"""Longest wait for counters read after arming."""
 LATE_SHARE = 0.3
 """The schedule moves back when a command comes later than this share of a period, or the next would be early."""
 STRAY_M = 0.040
@@ -127,6 +129,10 @@ class Session:
         self._next_s = self._clock.now()
         self.gate.arm(self._next_s, reading.lengths_m, speeds_m_s=np.zeros(WINCH_COUNT))
         self.recorder.write("event", event="armed", lengths_m=reading.lengths_m)
+        armed_s = self._next_s
+        while self.robot.measure().lengths_host_s <= armed_s and self._next_s < armed_s + FIRST_REPORT_S:
+            self._next_s += 0.1 * self.machine.control.period_s
+            self._clock.sleep_until(self._next_s)
 
     def _go_to_work(self) -> None:
         transit = Transit(self.machine, self._sun_rad, self.path.points_world_m[0], self.gate.park_lengths_m)

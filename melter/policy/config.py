@@ -73,6 +73,10 @@ class PpoConfig:
         ):
             value = getattr(self, name)
             _require(name, value, math.isfinite(value) and value > 0, "above 0")
+        for name in ("ent_coef", "vf_coef"):
+            value = getattr(self, name)
+            _require(name, value, math.isfinite(value) and value >= 0, "0 or above")
+        _require("log_std_init", self.log_std_init, -20 <= self.log_std_init <= 2, "from -20 to 2")
         for name in ("gamma", "gae_lambda"):
             _require(name, getattr(self, name), 0 < getattr(self, name) <= 1, "above 0, at most 1")
         _require(

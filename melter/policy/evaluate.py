@@ -99,13 +99,12 @@ def _play(batch: SandMelterBatch, act: Act, first: int) -> tuple[Array, float, f
     low, high = np.inf, -np.inf
     for tick in range(batch.horizon):
         _, state = batch.step(np.where(running[:, None], act(batch.observe()), 0.0))
-        tension = state.tensions_n[running]
-        if tick >= settling and len(tension):
-            errors[running, tick - settling] = state.spot_error_m[running] * 1e3
-            low, high = min(low, float(tension.min())), max(high, float(tension.max()))
         ended = running & (state.ending != 0)
-        if tick < settling:
-            errors[ended, 0] = state.spot_error_m[ended] * 1e3
+        counted = running if tick >= settling else ended  # what ends while settling counts by its last moment
+        if counted.any():
+            errors[counted, max(tick - settling, 0)] = state.spot_error_m[counted] * 1e3
+            tension = state.tensions_n[counted]
+            low, high = min(low, float(tension.min())), max(high, float(tension.max()))
         endings[ended] = state.ending[ended]
         running &= ~ended
         if not running.any():

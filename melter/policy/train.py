@@ -41,6 +41,7 @@ CONTESTS = 8
 CONTEST_EPISODES = 64
 CONTEST_FIRST = 100_000
 """Episodes of the outdoor suite that choose the best policy; others than those that are reported."""
+CHECKPOINT = Path("checkpoints") / "latest.pt"
 EVAL_EPISODES = 64
 
 
@@ -125,7 +126,7 @@ def train(
     env = melter.env.sb3_vec_env(request.ppo.envs, request.machine, request.scenario, request.threads, request.seed)
     model = _model(request, env)
     keeper = _Keeper(request, folder, on_progress, on_remark)
-    if resume:
+    if resume and (folder / CHECKPOINT).is_file():
         keeper.load(model, env)
     else:
         write_json(folder / "config.json", {**request.table(), **surroundings()})
@@ -146,7 +147,10 @@ def train(
 
 
 def resumable(folder: str, minutes: float | None, steps: int | None) -> tuple[TrainRequest, Path]:
-    """Return the request of a run folder, with a new budget where one is given; raise BadInput where there is none."""
+    """Return the request of a run folder, with a new budget where one is given; raise BadInput where there is none.
+
+    A run that was stopped before its first checkpoint begins again.
+    """
     place = Path(folder)
     try:
         table = json.loads((place / "config.json").read_text(encoding="utf-8"))
@@ -159,12 +163,10 @@ def resumable(folder: str, minutes: float | None, steps: int | None) -> tuple[Tr
             threads=table["threads"],
             scenario=table["scenario"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"--resume {folder}: not a run folder of melter sim-train ({type(error).__name__}: {error})"
         ) from None
-    if not (place / "checkpoints" / "latest.pt").is_file():
-        raise BadInput(f"--resume {folder}: holds no checkpoint yet; start again with another --out")
     return request, place
 
 
@@ -257,7 +259,7 @@ class _Keeper(BaseCallback):
         self.request, self.folder, self.on_progress, self.on_remark = request, folder, on_progress, on_remark
         self.seconds = 0.0
         self._since = time.monotonic()
-        self._saved = time.monotonic()
+        self._saved = -math.inf
         self._errors: list[Any] = []
         self._terms: dict[str, float] = {}
         self._ticks = 0
@@ -378,7 +380,7 @@ class _Keeper(BaseCallback):
 
     def load(self, model: PPO, env: SandMelterVecEnv) -> None:
         """Go on from the checkpoint; raise ModelFileError where it is damaged."""
-        path = self.folder / "checkpoints" / "latest.pt"
+        path = self.folder / CHECKPOINT
         try:
             kept = torch.load(path, weights_only=True)
             model.policy.load_state_dict(kept["policy"])

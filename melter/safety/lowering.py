@@ -18,6 +18,13 @@ from melter.safety.limiter import Counts, TickLimits, allowed_interval
 Array = NDArray[np.float64]
 
 
+APPROACH_S = 0.5
+"""Time constant of the last stretch: counters that are a quarter of a second late still lead to rest."""
+SPEED_SHARE = 0.85
+ACCELERATION_SHARE = 0.4
+"""Of the limits, that the way to dark uses: a board at its own limits falls behind what it is sent."""
+ARRIVED_M = 0.0005
+"""Closer than this is there."""
 DARK_SHARE = 0.33
 """Defocus over focal length where the light counts as spread: at a third, its cone is a ninth of the lens's area."""
 
@@ -56,12 +63,19 @@ class Lowering:
         way = park - lengths_m if pose is None else self._way(lengths_m, pose, slack)
         used = np.arange(len(way)) != slack
         remaining_m = float(np.abs(park - lengths_m)[used].max())
+        if slack is not None and remaining_m < ARRIVED_M:  # there; only the slack cable is left to wind
+            used = ~used
+            remaining_m = float(abs(park - lengths_m)[slack])
         wanted = way * 1e6
-        fastest, size = _fastest_to_stop(remaining_m, limits), float(np.abs(wanted[used]).max())
+        fastest = min(_fastest_to_stop(remaining_m, limits), SPEED_SHARE * limits.speed_max_um)
+        size = float(np.abs(wanted[used]).max())
         wanted = wanted * (fastest / size) if size > fastest else wanted
         lowest, highest = allowed_interval(
             previous_um, limits.um(lengths_m), tension_n, limits, speed_um=limits.speed_max_um
         )
+        gentle = int(ACCELERATION_SHARE * limits.acceleration_um)
+        lowest = np.minimum(np.maximum(lowest, previous_um - gentle), highest)
+        highest = np.maximum(np.minimum(highest, previous_um + gentle), lowest)
         counts = np.rint(wanted * _common_factor(wanted, lowest, highest)).astype(np.int64)
         return LoweringStep(np.minimum(np.maximum(counts, lowest), highest), pose, slack)
 
@@ -102,10 +116,16 @@ class Lowering:
 
 
 def _fastest_to_stop(remaining_m: float, limits: TickLimits) -> float:
-    """Fastest speed from which a winch stops within ``remaining_m``, micrometres per period."""
+    """Fastest speed from which a winch comes to rest within ``remaining_m``, micrometres per period.
+
+    By braking, and by an approach slow enough for counters that tell the lengths late.
+    """
+    if remaining_m < ARRIVED_M:
+        return 0.0
     table = limits.brake_table
     index = int(remaining_m * 1e6) >> limits.brake_shift
-    return float(table[min(max(index, 0), len(table) - 1)])
+    braking = float(table[min(max(index, 0), len(table) - 1)])
+    return min(braking, remaining_m * 1e6 * limits.period_s / APPROACH_S)
 
 
 def _common_factor(wanted: Array, lowest: Counts, highest: Counts) -> float:

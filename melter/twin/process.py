@@ -12,9 +12,10 @@ from typing import Any, TextIO
 import numpy as np
 
 from melter.errors import BadInput, OutputExists
+from melter.hw.board import settings_for
 from melter.hw.firmware import Firmware
 from melter.hw.pty_port import PtyPort
-from melter.machine import AXES, Machine
+from melter.machine import Machine
 from melter.twin.camera import CameraServer, Film
 from melter.twin.faults import FAULTS, Fault
 from melter.twin.machine import TwinMachine, hidden_values
@@ -55,7 +56,7 @@ class Twin:
         self.options, self.rng = options, np.random.default_rng(options.seed)
         values = hidden_values(machine, options.seed, options.params)
         self.machine = TwinMachine(machine, values, self.rng)
-        self.firmware = Firmware(board_settings(machine))
+        self.firmware = Firmware(settings_for(machine))
         scene = SceneOptions(camera_jitter_m=0.02, camera_jitter_rad=0.01)
         renderer = SceneRenderer(machine, np.random.default_rng(options.seed + 1), scene)
         delay_s, jitter_s = (float(values[name][0, 0]) for name in ("camera_delay_s", "camera_jitter_s"))
@@ -156,18 +157,6 @@ class Twin:
         if time.monotonic() - self._flushed_s > FLUSH_S:
             self._flushed_s = time.monotonic()
             self._truth.flush()
-
-
-def board_settings(machine: Machine) -> dict[int, float]:
-    """Return the firmware settings of a board that was set up for this machine: millimetres and minutes."""
-    limits = machine.limits
-    settings: dict[int, float] = {376: 0.0}
-    for axis in range(len(AXES)):
-        settings[100 + axis] = machine.drive.steps_per_mm
-        settings[110 + axis] = limits.speed_max_m_s * 60_000
-        settings[120 + axis] = limits.acceleration_max_m_s2 * 1000
-        settings[130 + axis] = limits.cable_length_max_m * 1000
-    return settings
 
 
 def _truth_file(name: str | None) -> TextIO | None:
