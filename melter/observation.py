@@ -201,7 +201,8 @@ class ObservationBuilder:
             return "its cables cannot hold the lens in all six directions at work over the middle of the bed"
         tension = reference_tensions_n(structure, weight_n(machine.lens.moving_mass_kg), machine.tension_band_n)
         if tension.min() < 0 or tension.max() > machine.limits.tension_trip_n:
-            return f"no cable tensions found that hold the lens at work over the middle of the bed (best: {tension.min():.0f} to {tension.max():.0f} N)"
+            best = f"{tension.min():.0f} to {tension.max():.0f} N"
+            return f"no cable tensions found that hold the lens at work over the middle of the bed (best: {best})"
         return None
 
     def reference_lengths_m(self, spot_world_m: Array, reference: Reference) -> Array:

@@ -19,7 +19,7 @@ class Eval(Common):
     suite: str = "nominal"
     """nominal: the machine as its file says; outdoor: every quantity of the randomisation table varied."""
     controller: str = "policy"
-    """policy. (servo, the classical controller, is not built yet.)"""
+    """policy, or servo: the classical visual servo, which needs no model."""
     episodes: int = 200
     """Episodes of 20 s each."""
     threads: int | None = None
@@ -32,19 +32,24 @@ def run(argv: list[str]) -> int:
     require_in("--episodes", options.episodes, 1, 1_000_000)
     if options.suite not in ("nominal", "outdoor"):
         raise BadInput(f"--suite {options.suite}: must be nominal or outdoor")
-    if options.controller != "policy":
-        raise BadInput(f"--controller {options.controller}: only policy is built yet")
-    if options.model is None:
-        raise BadInput("eval: a model is needed, such as runs/ppo-corner8-001")
+    if options.controller not in ("policy", "servo"):
+        raise BadInput(f"--controller {options.controller}: must be policy or servo")
+    if (options.model is None) == (options.controller == "policy"):
+        raise BadInput("eval: a model is needed, such as runs/ppo-corner8-001, or --controller servo and none")
     from melter.machine import load_machine
     from melter.policy.evaluate import evaluate
     from melter.policy.load import load_for
+    from melter.policy.servo import Servo
     from melter.policy.train import default_threads
 
     machine = load_machine(options.machine)
-    policy = load_for(options.model, machine)
+    if options.model is None:
+        act, sha256 = Servo(machine).act, None
+    else:
+        policy = load_for(options.model, machine)
+        act, sha256 = policy.net.act, policy.sha256
     say(f"{options.suite}: {options.episodes} episodes")
     threads = default_threads() if options.threads is None else options.threads
-    result = evaluate(policy.net.act, machine, options.suite, options.episodes, first=options.seed, threads=threads)
-    emit({"model": options.model, "model_sha256": policy.sha256, **result.table()}, options.json, result.text())
+    result = evaluate(act, machine, options.suite, options.episodes, first=options.seed, threads=threads)
+    emit({"model": options.model, "controller": options.controller, "model_sha256": sha256, **result.table()}, options.json, result.text())
     return 0

@@ -19,7 +19,7 @@ Observation = NDArray[np.float32]
 _RUNNING, _TIME_IS_UP = 0, 1
 
 
-def spaces_of(machine: Machine) -> tuple[gym.spaces.Box, gym.spaces.Box]:
+def spaces_of(machine: Machine) -> tuple[gym.spaces.Box[np.float32], gym.spaces.Box[np.float32]]:
     """Return the observation and the action space of a machine."""
     high = ObservationBuilder(machine).high
     return gym.spaces.Box(-high, high, dtype=np.float32), gym.spaces.Box(-1.0, 1.0, (WINCH_COUNT,), np.float32)

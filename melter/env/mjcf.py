@@ -1,3 +1,5 @@
+# pyright: reportAttributeAccessIssue=false, reportUnknownParameterType=false, reportUnknownVariableType=false
+# (MuJoCo's compiled modules have no stubs)
 """The machine file as a MuJoCo model: a lens on eight pull-only elastic cables.
 
 Each cable is one spatial tendon from pulley to attachment with an ``intvelocity`` actuator on it: its activation is the
@@ -103,7 +105,7 @@ def build_model(machine: Machine, timestep_s: float) -> mujoco.MjModel:
 
     A body compiled with its mass centred is marked so, and MuJoCo then ignores another ``body_ipos``.
     """
-    spec = mujoco.MjSpec.from_string(machine_xml(machine, timestep_s))
+    spec = mujoco.MjSpec.from_string(machine_xml(machine, timestep_s))  # pyright: ignore[reportAttributeAccessIssue]
     centre = np.array(machine.lens.centre_of_mass_lens_m)
     spec.body("lens").ipos = centre + 0.01
     model = spec.compile()

@@ -1,3 +1,5 @@
+# pyright: reportAttributeAccessIssue=false, reportUnknownParameterType=false, reportUnknownVariableType=false
+# (MuJoCo's compiled modules have no stubs)
 """Many machines at once: MuJoCo's native batch with per-simulation cables, masses and geometry.
 
 Knows nothing of tasks, observations or delays: cable speeds in, lens pose and tensions out.

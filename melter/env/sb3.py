@@ -50,7 +50,7 @@ class SandMelterVecEnv(VecEnv):
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = actions
 
-    def step_wait(self) -> VecEnvStepReturn:
+    def step_wait(self) -> VecEnvStepReturn:  # pyright: ignore[reportUnknownParameterType]
         observation, reward, terminated, truncated, self.truth = self.env.step(self._actions)
         self._return += reward
         self._length += 1
@@ -68,7 +68,7 @@ class SandMelterVecEnv(VecEnv):
 
     def running(self) -> NDArray[np.float64]:
         """Return (num_envs, 2) return and length of the running episodes, for a checkpoint."""
-        return np.stack([self._return, self._length], axis=1)
+        return np.stack([self._return, self._length.astype(np.float64)], axis=1)
 
     def go_on(self, running: NDArray[np.float64]) -> None:
         """Go on from :meth:`running`."""

@@ -6,7 +6,9 @@ itself is gone is that out of reach, and then the session says so.
 
 from __future__ import annotations
 
+import contextlib
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -34,7 +36,7 @@ UNSEEN_S = 0.6
 DARK_TIMEOUT_S = 60.0
 LINK_TRIES = 5
 FIRST_REPORT_S = 1.0
-"""Longest wait for counters read after arming."""
+"""Longest wait for new counters before and after arming."""
 LATE_SHARE = 0.3
 """The schedule moves back when a command comes later than this share of a period, or the next would be early."""
 STRAY_M = 0.040
@@ -107,7 +109,7 @@ class Session:
         self.result = Result()
 
     def run(self, max_s: float | None = None) -> Result:
-        """Arm, work, go dark. On KeyboardInterrupt the machine goes dark before it is raised again."""
+        """Arm, work, go dark. Whatever goes wrong is a fault that ends in the dark; so does KeyboardInterrupt, raised again."""
         try:
             self._begin()
             self._go_to_work()
@@ -115,8 +117,11 @@ class Session:
             self.result.finished = True
         except (Fault, CommandRefused) as error:
             self._note_fault(error)
-        except KeyboardInterrupt:
-            self.recorder.write("event", event="interrupted")
+        except Exception as error:  # a policy, a disk, a terminal: no reason to leave the light where it is
+            self._note_fault(error)
+            self._record("event", event="unexpected", traceback=traceback.format_exc())
+        except BaseException:
+            self._record("event", event="interrupted")
             self._go_dark()
             raise
         self._go_dark()
@@ -125,14 +130,26 @@ class Session:
     # -- phases ---------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        reading = self.robot.measure()
+        first = self.robot.measure()
+        reading = self._newer_than(first.lengths_host_s)
+        moved_m, passed_s = reading.lengths_m - first.lengths_m, reading.lengths_host_s - first.lengths_host_s
+        if not self.gate.parked(reading.lengths_m):
+            raise CommandRefused("not at park, where a session begins; bring the lens there (melter hw jog)")
+        speeds = moved_m / passed_s if passed_s > 0 else np.full(WINCH_COUNT, np.nan)
         self._next_s = self._clock.now()
-        self.gate.arm(self._next_s, reading.lengths_m, speeds_m_s=np.zeros(WINCH_COUNT))
+        self.gate.arm(self._next_s, reading.lengths_m, speeds_m_s=speeds)
         self.recorder.write("event", event="armed", lengths_m=reading.lengths_m)
-        armed_s = self._next_s
-        while self.robot.measure().lengths_host_s <= armed_s and self._next_s < armed_s + FIRST_REPORT_S:
-            self._next_s += 0.1 * self.machine.control.period_s
-            self._clock.sleep_until(self._next_s)
+        self._newer_than(self._next_s)
+        self._next_s = self._clock.now()
+
+    def _newer_than(self, host_s: float) -> Reading:
+        """Return a reading whose counters were read after ``host_s``, or the newest one when none comes in time."""
+        give_up_s = self._clock.now() + FIRST_REPORT_S
+        reading = self.robot.measure()
+        while reading.lengths_host_s <= host_s and self._clock.now() < give_up_s:
+            self._clock.sleep_until(self._clock.now() + 0.1 * self.machine.control.period_s)
+            reading = self.robot.measure()
+        return reading
 
     def _go_to_work(self) -> None:
         transit = Transit(self.machine, self._sun_rad, self.path.points_world_m[0], self.gate.park_lengths_m)
@@ -169,19 +186,20 @@ class Session:
     def _go_dark(self) -> None:
         """The gate's own way to park; tried again through broken links, given up when they stay broken."""
         if self.gate.state is State.FAULTED and self.result.ticks == 0:
-            self.result.dark = True  # never left park
+            lengths = self.robot.lengths_m()
+            self.result.dark = lengths is None or self.gate.parked(lengths)  # nothing has moved
             return
-        self.recorder.write("event", event="dark")
+        self._record("event", event="dark")
         period_s, tries = self.machine.control.period_s, 0
         give_up_s = self._clock.now() + DARK_TIMEOUT_S
         self._next_s = self._clock.now()
         while self.gate.state is not State.PARKED and self._clock.now() < give_up_s and tries < LINK_TRIES:
-            self._next_s = max(self._next_s + period_s, self._clock.now())
-            self._clock.sleep_until(self._next_s)
             try:
+                self._next_s = max(self._next_s + period_s, self._clock.now())
+                self._clock.sleep_until(self._next_s)
                 command = self.gate.go_dark(self.robot.lengths_m(), self._clock.now())
                 self._send(command, {"mode": "dark"})
-            except CommandRefused:
+            except (CommandRefused, KeyboardInterrupt):  # asked again to stop: the way to dark is how it stops
                 continue
             except Fault as error:
                 tries += 1
@@ -195,7 +213,7 @@ class Session:
             self.robot.stop()
         except Fault as error:
             self._note_fault(error)
-        self.recorder.write("event", event="parked" if self.result.dark else "not dark")
+        self._record("event", event="parked" if self.result.dark else "not dark")
 
     # -- one tick -------------------------------------------------------------------------------------------------
 
@@ -235,7 +253,8 @@ class Session:
 
     def _send(self, command: ApprovedCommand, fields: dict[str, Any]) -> None:
         """Record the approval, then send: what reaches the port has its approval before it."""
-        self.recorder.write(
+        dark = fields["mode"] == "dark"
+        (self._record if dark else self.recorder.write)(
             "tick",
             sequence=command.sequence,
             approved_host_s=command.approved_host_s,
@@ -245,7 +264,16 @@ class Session:
         self.robot.send(command)
         self._commands = np.concatenate([command.speeds_m_s[None], self._commands[:-1]])
         self._commanded_m = self._commanded_m + command.counts_um * 1e-6
-        self._on_tick({"state": self.gate.state.value, "errors_mm": self.result.errors_mm, **fields})
+        try:
+            self._on_tick({"state": self.gate.state.value, "errors_mm": self.result.errors_mm, **fields})
+        except Exception:
+            if not dark:
+                raise
+
+    def _record(self, kind: str, **fields: Any) -> None:
+        """Record where it can be: the way to dark does not wait for a disk."""
+        with contextlib.suppress(OSError):
+            self.recorder.write(kind, **fields)
 
     def _require_sight(self, seen: bool, now_s: float) -> None:
         if seen:
@@ -268,7 +296,7 @@ class Session:
     def _note_fault(self, error: Exception) -> None:
         self.gate.fault(str(error))
         self.result.faults.append(f"{type(error).__name__}: {error}")
-        self.recorder.write("fault", fault=type(error).__name__, reason=str(error))
+        self._record("fault", fault=type(error).__name__, reason=str(error))
 
 
 def _seen(reading: Reading) -> dict[str, Any]:

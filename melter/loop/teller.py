@@ -7,9 +7,10 @@ import json
 import threading
 import time
 import urllib.request
+from http.client import HTTPException
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import urljoin
 
 SERVER = "melter-twin"
 TIMEOUT_S = 1.0
@@ -19,8 +20,7 @@ class Teller:
     """Sends the newest target in a thread of its own, if the camera's server is a twin. A context manager."""
 
     def __init__(self, camera: str) -> None:
-        parts = urlsplit(camera)
-        self._url = f"{parts.scheme}://{parts.netloc}/target" if parts.scheme == "http" and _is_twin(camera) else None
+        self._url = urljoin(camera, "/target") if camera.startswith("http://") and _is_twin(camera) else None
         self._new = threading.Event()
         self._told: dict[str, Any] | None = None
         self._running = self._url is not None
@@ -52,7 +52,7 @@ class Teller:
                 continue
             body = json.dumps(self._told).encode()
             request = urllib.request.Request(self._url, data=body, headers={"Content-Type": "application/json"})
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, HTTPException):
                 urllib.request.urlopen(request, timeout=TIMEOUT_S).close()
 
 
@@ -60,5 +60,5 @@ def _is_twin(camera: str) -> bool:
     try:
         with urllib.request.urlopen(urllib.request.Request(camera, method="HEAD"), timeout=TIMEOUT_S) as answer:
             return SERVER in (answer.headers.get("Server") or "")
-    except OSError:
+    except (OSError, HTTPException, ValueError):
         return False

@@ -348,7 +348,8 @@ class _Keeper(BaseCallback):
         self._clock()
         place = self.folder / "checkpoints"
         place.mkdir(exist_ok=True)
-        kind, key, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 (stable-baselines3 shuffles with it)
+        legacy: Any = np.random.get_state()  # noqa: NPY002 (stable-baselines3 shuffles with it)
+        kind, key, position, has_gauss, gauss = legacy
         torch_state = {
             "policy": model.policy.state_dict(),
             "optimizer": model.policy.optimizer.state_dict(),
@@ -357,7 +358,7 @@ class _Keeper(BaseCallback):
                 "kind": kind,
                 "key": torch.from_numpy(key.astype(np.int64)),
                 "place": [position, has_gauss, gauss],
-            },  # type: ignore[union-attr]
+            },
             "env": {name: torch.from_numpy(_signed(array)) for name, array in env.env.state().items()},
             "starts": torch.from_numpy(np.asarray(model._last_episode_starts)),  # pyright: ignore[reportPrivateUsage]
             "returns": torch.from_numpy(env.running()),

@@ -133,8 +133,12 @@ class CameraServer:
     def stop(self) -> None:
         """Stop serving and let the port go."""
         self._server.shutdown()
-        self._server.server_close()
+        self.close()
         self._thread.join(timeout=5)
+
+    def close(self) -> None:
+        """Let the port go."""
+        self._server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

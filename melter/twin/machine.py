@@ -54,7 +54,10 @@ def hidden_values(machine: Machine, seed: int, fixed: dict[str, object] | None =
     for name, value in (fixed or {}).items():
         if name not in NAMES:
             raise BadInput(f"hidden parameter {name}: unknown; known: {', '.join(NAMES)}")
-        array = np.atleast_1d(np.asarray(value, dtype=float)).ravel()
+        try:
+            array = np.atleast_1d(np.asarray(value, dtype=float)).ravel()
+        except (TypeError, ValueError):
+            raise BadInput(f"hidden parameter {name}: {value!r}, must be {nominal[name].size} finite numbers") from None
         if array.shape != nominal[name].shape or not np.isfinite(array).all():
             raise BadInput(f"hidden parameter {name}: {array.size} numbers, must be {nominal[name].size} finite ones")
         drawn[name] = array[None]

@@ -44,6 +44,8 @@ class TwinOptions:
     def __post_init__(self) -> None:
         if not 0.01 <= self.speed <= 100:
             raise BadInput(f"--speed {self.speed:g}: must lie between 0.01 and 100")
+        if self.seed < 0:
+            raise BadInput(f"--seed {self.seed}: must be 0 or above")
         if not 0 <= self.http_port <= 65535:
             raise BadInput(f"--http {self.http_port}: must lie between 0 and 65535")
 
@@ -67,10 +69,14 @@ class Twin:
             jitter_s / options.speed,
             np.random.default_rng(options.seed + 2),
         )
-        self._truth = _truth_file(options.truth)
         self._told: dict[str, Any] = {}
-        self._http = CameraServer(self.film, options.http_port, self._tell)
-        self.port = PtyPort(options.port_link)
+        with contextlib.ExitStack() as undo:
+            self._http = CameraServer(self.film, options.http_port, self._tell)
+            undo.callback(self._http.close)
+            self.port = PtyPort(options.port_link)
+            undo.callback(self.port.close)
+            self._truth = _truth_file(options.truth)
+            undo.pop_all()
         self._port_open = True
         self._waiting = sorted(options.faults, key=lambda fault: fault.at_s)
         self._log_s, self._flushed_s = 0.0, -np.inf

@@ -404,7 +404,7 @@ def test_dark_when_lengths_fit_no_pose() -> None:
 
 def test_dark_with_a_dead_winch_goes_on() -> None:
     run = Run()
-    for _ in range(200):
+    for _ in range(320):
         command = run.gate.go_dark(run.lengths, run.now)
         moved = command.speeds_m_s * PERIOD
         moved[3] = 0
