@@ -109,7 +109,9 @@ def test_commands_newest_first_and_scaled_by_a_tenth_of_normal_speed() -> None:
 
 def test_angle_is_the_same_half_a_turn_on_and_silent_for_a_round_patch() -> None:
     oval = [
-        entry(build(measured(patch_semi_axes_m=np.array([0.03, 0.01]), patch_angle_rad=np.array(a)), planned()), "angle")
+        entry(
+            build(measured(patch_semi_axes_m=np.array([0.03, 0.01]), patch_angle_rad=np.array(a)), planned()), "angle"
+        )
         for a in (0.3, 0.3 + np.pi)
     ]
     np.testing.assert_allclose(oval[0], oval[1], atol=1e-6)
@@ -125,7 +127,9 @@ def test_everything_is_clipped_to_its_bound() -> None:
 
 
 @given(st.floats(-0.4, 0.4), st.floats(-0.4, 0.4), st.floats(0, 0.6), st.floats(0, 6.28))
-def test_reference_lengths_hold_the_lens_in_focus_on_the_spot(x: float, y: float, zenith: float, azimuth: float) -> None:
+def test_reference_lengths_hold_the_lens_in_focus_on_the_spot(
+    x: float, y: float, zenith: float, azimuth: float
+) -> None:
     """Stretched back to the pose that focuses on the spot, these cables balance the weight to a few newtons."""
     reference = BUILDER.reference(np.array(zenith), np.array(azimuth))
     sun = sun_direction_world(zenith, azimuth)

@@ -30,6 +30,9 @@ def run(argv: list[str]) -> int:
     """Evaluate; return the exit code."""
     options = parse(Eval, argv, "eval")
     require_in("--episodes", options.episodes, 1, 1_000_000)
+    require_in("--seed", options.seed, 0, 2**31)
+    if options.threads is not None:
+        require_in("--threads", options.threads, 1, 1024)
     if options.suite not in ("nominal", "outdoor"):
         raise BadInput(f"--suite {options.suite}: must be nominal or outdoor")
     if options.controller not in ("policy", "servo"):
@@ -51,5 +54,9 @@ def run(argv: list[str]) -> int:
     say(f"{options.suite}: {options.episodes} episodes")
     threads = default_threads() if options.threads is None else options.threads
     result = evaluate(act, machine, options.suite, options.episodes, first=options.seed, threads=threads)
-    emit({"model": options.model, "controller": options.controller, "model_sha256": sha256, **result.table()}, options.json, result.text())
+    emit(
+        {"model": options.model, "controller": options.controller, "model_sha256": sha256, **result.table()},
+        options.json,
+        result.text(),
+    )
     return 0

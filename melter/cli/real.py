@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from melter.cli.common import Common, emit, parse, plain, require_in, say
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from melter.loop.session import Result
     from melter.machine import Machine
     from melter.safety.bundle import LoadedPolicy
+
+SETTLING_S = 2.0
+"""Left out of the error figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +139,10 @@ def _run(options: Real, machine: Machine, path: SandPath, policy: LoadedPolicy, 
         session = Session(machine, robot, gate, policy.net.act, path, recorder, sun_rad=sun_rad, on_tick=show)
         _wait_for_patch(watcher)
         max_s = None if options.minutes is None else options.minutes * 60
+        for ending in (signal.SIGTERM, signal.SIGHUP):  # a kill or a closed terminal lowers the lens, as Ctrl-C does
+            signal.signal(ending, _interrupt)
         result = session.run(max_s)
-        figures = _figures(result)
+        figures = _figures(result, machine.control.rate_hz)
         recorder.write(
             "end",
             finished=result.finished,
@@ -145,6 +152,10 @@ def _run(options: Real, machine: Machine, path: SandPath, policy: LoadedPolicy, 
             interventions=dict(gate.interventions),
         )
     return _report(options, folder, policy, result, figures)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _report(options: Real, folder: Path, policy: LoadedPolicy, result: Result, figures: dict[str, Any]) -> int:
@@ -176,11 +187,11 @@ def _report(options: Real, folder: Path, policy: LoadedPolicy, result: Result, f
     return 0
 
 
-def _figures(result: Result) -> dict[str, Any]:
+def _figures(result: Result, rate_hz: float) -> dict[str, Any]:
     """Error figures after the first 2 s on the path, as the camera saw them."""
     import numpy as np
 
-    errors = np.array(result.errors_mm[40:])
+    errors = np.array(result.errors_mm[round(SETTLING_S * rate_hz) :])
     if not len(errors):
         return {"rms_mm": None, "p50_mm": None, "p95_mm": None, "max_mm": None}
     return {

@@ -149,3 +149,5 @@ def _twin(machine: str, seed: int, truth: Path) -> Generator[dict[str, str]]:
             process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             process.kill()
+        if process.stdout:
+            process.stdout.close()

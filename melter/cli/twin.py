@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from melter.cli.common import Common, parse, say
+from melter.cli.common import Common, parse, require_in, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,8 @@ class TwinCommand(Common):
 def run(argv: list[str]) -> int:
     """Run a twin; return the exit code."""
     options = parse(TwinCommand, argv, "twin")
+    if options.seconds is not None:
+        require_in("--seconds", options.seconds, 0.01, 1e6, " s")
     from melter.machine import load_machine
     from melter.twin.faults import parse_fault
     from melter.twin.process import Twin, TwinOptions, load_params

@@ -362,7 +362,12 @@ class _Keeper(BaseCallback):
             "env": {name: torch.from_numpy(_signed(array)) for name, array in env.env.state().items()},
             "starts": torch.from_numpy(np.asarray(model._last_episode_starts)),  # pyright: ignore[reportPrivateUsage]
             "returns": torch.from_numpy(env.running()),
-            "counts": {"steps": model.num_timesteps, "updates": model._n_updates, "seconds": self.seconds, "contest": self._contest},  # pyright: ignore[reportPrivateUsage]
+            "counts": {
+                "steps": model.num_timesteps,
+                "updates": model._n_updates,  # pyright: ignore[reportPrivateUsage]
+                "seconds": self.seconds,
+                "contest": self._contest,
+            },
         }
         if self.best is not None:
             torch_state |= {"best_score": self.best[0], "best": self.best[1]}

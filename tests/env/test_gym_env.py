@@ -273,7 +273,9 @@ def test_info_tells_the_truth_of_the_contract() -> None:
     assert info["tensions_n"].shape == (8,)
     assert abs(info["defocus_m"]) < 0.02
     assert 0 <= info["tilt_rad"] < 0.02
-    assert sum(v for k, v in info.items() if k.startswith("reward_")) == pytest.approx(env.step(np.zeros(8))[1], abs=0.2)
+    assert sum(v for k, v in info.items() if k.startswith("reward_")) == pytest.approx(
+        env.step(np.zeros(8))[1], abs=0.2
+    )
 
 
 def test_a_single_environments_end_is_told_in_words() -> None:

@@ -106,4 +106,6 @@ def test_names_that_xml_would_not_like(corner8_table: dict[str, Any]) -> None:
 
 
 def test_stiffer_and_lighter_needs_finer_steps(corner8: Machine) -> None:
-    assert substeps_for(corner8, 120e3, 5.0) >= substeps_for(corner8, 60e3, 6.0) >= substeps_for(corner8, 25e3, 8.0) >= 4
+    assert (
+        substeps_for(corner8, 120e3, 5.0) >= substeps_for(corner8, 60e3, 6.0) >= substeps_for(corner8, 25e3, 8.0) >= 4
+    )

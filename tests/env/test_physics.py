@@ -50,7 +50,7 @@ def run(physics: MachineBatch, ticks: int, speeds=lambda _: np.zeros(8)) -> np.n
 @pytest.mark.parametrize("spot", [(0.0, 0.0), (0.3, -0.2), (-0.36, 0.36)])
 def test_tensions_at_rest_are_those_of_the_static_analysis(spot) -> None:
     centre, rotation = work_pose(spot)
-    physics = hung(centre + [0.001, 0.002, -0.001], rotation, unwound(centre, rotation))
+    physics = hung(centre + np.array([0.001, 0.002, -0.001]), rotation, unwound(centre, rotation))
     run(physics, 100)
     structure = structure_matrix(*CABLES, centre, rotation)
     expected = reference_tensions_n(structure, weight_n(MACHINE.lens.moving_mass_kg), MACHINE.tension_band_n)
@@ -118,7 +118,9 @@ def test_halving_the_time_step_hardly_changes_ten_seconds_of_work() -> None:
     extent = np.ptp(coarse, axis=0).max()
     assert extent > 0.09
     assert np.abs(coarse - fine).max() < 0.01 * extent
-    swings = [run(hung(centre + [0.003, 0.002, 0.001], rotation, free, n), 200) for n in (SUBSTEPS, 2 * SUBSTEPS)]
+    swings = [
+        run(hung(centre + np.array([0.003, 0.002, 0.001]), rotation, free, n), 200) for n in (SUBSTEPS, 2 * SUBSTEPS)
+    ]
     assert np.abs(swings[0][-1] - swings[1][-1]).max() < 0.01 * 0.003
 
 
@@ -157,7 +159,11 @@ def test_a_simulation_that_diverges_leaves_its_neighbours_alone(tmp_path, monkey
     def trio(spoil: bool) -> MachineBatch:
         physics = MachineBatch(MACHINE, 3, SUBSTEPS)
         everything = np.arange(3)
-        place = (np.tile(centre, (3, 1)), np.tile(quaternion_from_rotation(rotation[None]), (3, 1)), np.tile(free, (3, 1)))
+        place = (
+            np.tile(centre, (3, 1)),
+            np.tile(quaternion_from_rotation(rotation[None]), (3, 1)),
+            np.tile(free, (3, 1)),
+        )
         physics.place(everything, *place)
         if spoil:
             physics.velocity[1] = np.nan

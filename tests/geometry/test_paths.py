@@ -64,7 +64,18 @@ def test_a_file_of_points(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["square:", "square", "square:x", "square:nan", "square:inf", "square:0", "square:-1", "square:50", "heart:0.1", ""],
+    [
+        "square:",
+        "square",
+        "square:x",
+        "square:nan",
+        "square:inf",
+        "square:0",
+        "square:-1",
+        "square:50",
+        "heart:0.1",
+        "",
+    ],
 )
 def test_refused_shapes(text: str) -> None:
     with pytest.raises(BadInput, match="path") as caught:
@@ -72,7 +83,9 @@ def test_refused_shapes(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["", "0,0\n", "0\n1\n", "0,0\n1,nan\n", "0,0\n1,inf\n", "a,b\nc,d\n", "0,0,0\n1,1,1\n", "0,0\n1\n"])
+@pytest.mark.parametrize(
+    "content", ["", "0,0\n", "0\n1\n", "0,0\n1,nan\n", "0,0\n1,inf\n", "a,b\nc,d\n", "0,0,0\n1,1,1\n", "0,0\n1\n"]
+)
 def test_refused_files(content: str, tmp_path: Path) -> None:
     file = tmp_path / "path.csv"
     file.write_text(content)

@@ -95,7 +95,13 @@ def test_apply_is_the_matrix_product(vector: np.ndarray, turn: np.ndarray) -> No
     np.testing.assert_allclose(apply(rotation, vector), rotation @ vector, atol=1e-12)
 
 
-@given(st.tuples(st.floats(-0.4, 0.4), st.floats(-0.4, 0.4)), st.floats(0, 0.9), azimuths, st.floats(0.3, 2), st.floats(-0.1, 0.1))
+@given(
+    st.tuples(st.floats(-0.4, 0.4), st.floats(-0.4, 0.4)),
+    st.floats(0, 0.9),
+    azimuths,
+    st.floats(0.3, 2),
+    st.floats(-0.1, 0.1),
+)
 def test_work_centre_puts_the_suns_ray_on_the_spot(
     spot: tuple[float, float], zenith: float, azimuth: float, distance: float, height: float
 ) -> None:

@@ -89,7 +89,13 @@ def _written(path: Path, lines: list[dict]) -> Path:
 def test_true_errors_by_hand(tmp_path: Path) -> None:
     """A spot that runs 2 mm beside its target; the first two seconds on the path do not count."""
     ticks = [
-        {"kind": "tick", "approved_host_s": 10 + t, "t_s": t, "target_world_m": [0.01 * t, 0.0], "approved_m_s": [0.03] * 8}
+        {
+            "kind": "tick",
+            "approved_host_s": 10 + t,
+            "t_s": t,
+            "target_world_m": [0.01 * t, 0.0],
+            "approved_m_s": [0.03] * 8,
+        }
         for t in np.arange(-1, 6, 0.05).round(3).tolist()
     ]
     truth = [

@@ -68,7 +68,7 @@ def test_from_park_to_work_along_the_path_and_back(bench: Any) -> None:
     assert np.sqrt(np.mean(np.square(result.errors_mm))) < 1
     events = [line["event"] for line in bench.lines("event")]
     assert events == ["armed", "transit", "work", "dark", "parked"]
-    assert [line["mode"] for line in bench.lines("tick") if line["mode"] != "policy"][0] == "transit"
+    assert bench.lines("tick")[0]["mode"] == "transit"
     assert result.ticks == len([line for line in bench.lines("tick") if line["mode"] != "dark"])
 
 
@@ -118,7 +118,9 @@ def test_a_tick_holds_what_is_needed_to_learn_from_it(bench: Any) -> None:
     bench.run()
     work = [line for line in bench.lines("tick") if line["mode"] == "policy"]
     for line in (work[0], work[-1]):
-        assert {"host_s", "approved_host_s", "requested_m_s", "approved_m_s", "lengths_m", "lengths_host_s"} <= set(line)
+        assert {"host_s", "approved_host_s", "requested_m_s", "approved_m_s", "lengths_m", "lengths_host_s"} <= set(
+            line
+        )
         assert {"patch_status", "patch_centre_m", "patch_captured_host_s", "t_s", "target_world_m"} <= set(line)
         assert len(line["observation"]) == ObservationBuilder(MACHINE).size
         assert len(line["action"]) == 8

@@ -185,7 +185,7 @@ def test_what_is_no_run_cannot_be_resumed(tmp_path: Path, trained: Path) -> None
     config = json.loads((trained / "config.json").read_text())
     config["ppo"]["surprise"] = 1
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(BadInput, match="surprise|not a run folder"):
+    with pytest.raises(BadInput, match=r"surprise|not a run folder"):
         training.resumable(str(tmp_path), None, None)
 
 

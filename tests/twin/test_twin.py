@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import urllib.error
 import urllib.request
@@ -92,7 +91,9 @@ def test_faults_by_name_and_time(text: str) -> None:
     assert fault.at_s == float(text.partition("@")[2])
 
 
-@pytest.mark.parametrize("text", ["alarm", "alarm@", "alarm@-1", "alarm@nan", "alarm@inf", "alarm@x", "fire@3", "@3", ""])
+@pytest.mark.parametrize(
+    "text", ["alarm", "alarm@", "alarm@-1", "alarm@nan", "alarm@inf", "alarm@x", "fire@3", "@3", ""]
+)
 def test_faults_that_are_none(text: str) -> None:
     with pytest.raises(BadInput, match="--fault"):
         parse_fault(text)
@@ -151,14 +152,19 @@ def test_it_runs_keeps_a_truth_file_and_cleans_up(tmp_path: Path) -> None:
     link, truth = tmp_path / "port", tmp_path / "truth.jsonl"
     options = TwinOptions(machine=MACHINE, port_link=str(link), truth=str(truth), speed=5, seed=1)
     with Twin(options) as twin:
-        assert os.path.exists(link)
+        assert link.exists()
         assert twin.port.path == str(link)
         with urllib.request.urlopen(urllib.request.Request(twin.camera_url, method="HEAD"), timeout=5) as answer:
             assert "melter-twin" in answer.headers["Server"]
         body = json.dumps({"target_world_m": [0.1, 0.2], "host_s": 1.5}).encode()
         told = twin.camera_url.replace("camera.mjpg", "target")
         urllib.request.urlopen(urllib.request.Request(told, data=body), timeout=5).close()
-        for wrong in (b"{}", b"x", b'{"target_world_m": [1], "host_s": 0}', b'{"target_world_m": [1, NaN], "host_s": 0}'):
+        for wrong in (
+            b"{}",
+            b"x",
+            b'{"target_world_m": [1], "host_s": 0}',
+            b'{"target_world_m": [1, NaN], "host_s": 0}',
+        ):
             with pytest.raises(urllib.error.HTTPError) as caught:
                 urllib.request.urlopen(urllib.request.Request(told, data=wrong), timeout=5)
             assert caught.value.code == 400
@@ -185,14 +191,15 @@ def test_faults_strike_at_their_time() -> None:
     with Twin(TwinOptions(machine=MACHINE, faults=faults, speed=5)) as twin:
         twin.run(0.15)
         assert (twin.machine.sun_share, twin.film.mode, twin.machine.dead.any()) == (1.0, "on", False)
-        path = twin.port.path
         twin.run(1.0)
         assert (twin.machine.sun_share, twin.film.mode, twin.machine.dead.sum()) == (0.02, "frozen", 1)
         assert not twin._port_open
-        assert not os.path.exists(path) or path  # the name may be given to another terminal at once
 
 
-@pytest.mark.parametrize("wrong", [{"speed": 0.0}, {"speed": float("nan")}, {"speed": 1e3}, {"http_port": -1}, {"http_port": 70000}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"speed": 0.0}, {"speed": float("nan")}, {"speed": 1e3}, {"http_port": -1}, {"http_port": 70000}, {"seed": -1}],
+)
 def test_refused_options(wrong: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match="--"):
         TwinOptions(machine=MACHINE, **wrong)
@@ -217,10 +224,7 @@ def test_what_cannot_be_opened_leaves_nothing_behind(tmp_path: Path) -> None:
         Twin(TwinOptions(machine=MACHINE, truth=str(tmp_path / "no" / "truth.jsonl")))
 
 
-def test_a_machine_that_does_not_hold_is_refused_or_runs(vitrifier: Machine) -> None:
-    """The draft machine has no park that its cables hold; whatever the twin says, it says it in one line."""
-    try:
-        with Twin(TwinOptions(machine=vitrifier, speed=5)) as twin:
-            twin.run(0.3)
-    except BadInput as error:
-        assert "\n" not in str(error)
+def test_a_machine_that_does_not_hold_its_lens_still_runs(vitrifier: Machine) -> None:
+    with Twin(TwinOptions(machine=vitrifier, speed=5)) as twin:
+        twin.run(0.3)
+        assert np.isfinite(twin.machine.snapshot().tensions_n).all()
