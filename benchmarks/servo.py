@@ -8,8 +8,8 @@ import sys
 
 from melter.machine import load_machine
 from melter.policy.evaluate import evaluate
+from melter.policy.request import default_threads
 from melter.policy.servo import Servo, ServoGains
-from melter.policy.train import default_threads
 
 FIRST = 200_000  # episodes that no evaluation reports
 

@@ -42,8 +42,8 @@ def run(argv: list[str]) -> int:
     from melter.machine import load_machine
     from melter.policy.evaluate import evaluate
     from melter.policy.load import load_for
+    from melter.policy.request import default_threads
     from melter.policy.servo import Servo
-    from melter.policy.train import default_threads
 
     machine = load_machine(options.machine)
     if options.model is None:

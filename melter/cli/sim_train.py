@@ -14,7 +14,7 @@ from melter.cli.common import Common, emit, parse, require_in, say
 from melter.errors import BadInput
 
 if TYPE_CHECKING:
-    from melter.policy.train import Progress, TrainRequest, TrainResult
+    from melter.policy.request import Progress, TrainRequest, TrainResult
 
 ALGORITHMS = ("ppo",)
 
@@ -80,7 +80,7 @@ def run(argv: list[str]) -> int:
 
 
 def _request(options: SimTrain) -> TrainRequest:
-    from melter.policy import train as training
+    from melter.policy import request as training
     from melter.policy.config import ppo_config
 
     overrides = options.set + ((f"envs={options.envs}",) if options.envs is not None else ())

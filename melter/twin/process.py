@@ -118,6 +118,7 @@ class Twin:
             if now < serial_s + SERIAL_S:
                 time.sleep((serial_s + SERIAL_S - now) / speed)
                 continue
+            now = min(now, serial_s + self.machine.step_s)  # when late, catch up step by step: motors do not jump
             self._serve_serial(now - serial_s)
             serial_s = now
             while self.machine.t_s + self.machine.step_s <= now:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from melter.cli.main import main
+from melter.policy import keeper
 from melter.policy import train as training
 from melter.safety.bundle import load_policy
 
@@ -21,7 +22,7 @@ SMALL = ["--preset", "smoke", "--set", "envs=8", "--set", "batch_size=64", "--th
 @pytest.fixture
 def short_suites(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CONTEST_EPISODES", "EVAL_EPISODES", "CONTESTS"):
-        monkeypatch.setattr(training, name, 2)
+        monkeypatch.setattr(training if name == "EVAL_EPISODES" else keeper, name, 2)
 
 
 def test_a_small_training(short_suites: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +101,6 @@ def test_ctrl_c_keeps_a_run_that_resumes(tmp_path: Path) -> None:
     result = None
     with pytest.MonkeyPatch.context() as patch:
         for name in ("CONTEST_EPISODES", "EVAL_EPISODES"):
-            patch.setattr(training, name, 1)
+            patch.setattr(training if name == "EVAL_EPISODES" else keeper, name, 1)
         result = training.train(request, folder, lambda _: None, resume=True)
     assert result.steps > 1  # it had come further than that already

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from melter.errors import PortError
 from melter.geometry.paths import SandPath
 from melter.hw.grbl_driver import GrblDriver
 from melter.hw.real_robot import RealRobot
@@ -51,13 +53,22 @@ def twin(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]
             process.stdout.close()
 
 
+def connected(stack: contextlib.ExitStack, port: str) -> GrblDriver:
+    """A driver on the twin's port. Terminals' names are given again, so another test's driver may knock there first."""
+    for _ in range(5):
+        with contextlib.suppress(PortError):
+            return stack.enter_context(GrblDriver(port, MACHINE))
+        time.sleep(1)
+    raise AssertionError(f"{port} stays busy")
+
+
 def drive(where: dict[str, str], folder: Path, path: SandPath, on_tick: Any = lambda _: None) -> Result:
     gate = Gate(MACHINE)
     with contextlib.ExitStack() as stack:
         camera = stack.enter_context(open_camera(where["camera_url"]))
         watcher = PatchWatcher(camera, PatchTracker(MACHINE))
         watcher.take_reference()
-        driver = stack.enter_context(GrblDriver(where["port"], MACHINE))
+        driver = connected(stack, where["port"])
         recorder = stack.enter_context(Recorder(folder / "recording.jsonl"))
         stack.enter_context(watcher)
         teller = stack.enter_context(Teller(where["camera_url"]))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from melter.machine import load_machine
+from melter.policy import keeper
 from melter.policy import train as training
 from melter.policy.config import ppo_config
 
@@ -33,8 +34,8 @@ def request_of() -> Callable[..., training.TrainRequest]:
 def short_suites(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few episodes for the choice of the best policy and for the report."""
     for name in ("CONTEST_EPISODES", "EVAL_EPISODES"):
-        monkeypatch.setattr(training, name, 2)
-    monkeypatch.setattr(training, "CONTESTS", 2)
+        monkeypatch.setattr(training if name == "EVAL_EPISODES" else keeper, name, 2)
+    monkeypatch.setattr(keeper, "CONTESTS", 2)
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +44,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
         for name in ("CONTEST_EPISODES", "EVAL_EPISODES", "CONTESTS"):
-            patch.setattr(training, name, 2)
+            patch.setattr(training if name == "EVAL_EPISODES" else keeper, name, 2)
         training.train(small_request(), training.start_folder(str(folder), load_machine()), lambda _: None)
     return folder

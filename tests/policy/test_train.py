@@ -13,6 +13,7 @@ from stable_baselines3 import PPO
 from melter.errors import BadInput, OutputExists
 from melter.machine import Machine, load_machine
 from melter.observation import ObservationBuilder
+from melter.policy import keeper
 from melter.policy import train as training
 from melter.policy.config import ppo_config
 from melter.policy.files import new_run_folder
@@ -84,7 +85,7 @@ def test_stopped_and_resumed_is_as_if_never_stopped(
     stop_at: int, trained: Path, request_of: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the middle of an update by Ctrl-C; a checkpoint may be a rollout older."""
-    monkeypatch.setattr(training, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(keeper, "CHECKPOINT_S", 0.0)
     folder, seen = tmp_path / "run", 0
 
     def stop(_: training.Progress) -> None:

@@ -175,7 +175,7 @@ def test_it_runs_keeps_a_truth_file_and_cleans_up(tmp_path: Path) -> None:
     assert not link.is_symlink()
     lines = [json.loads(line) for line in truth.read_text().splitlines()]
     times = [line["t_s"] for line in lines]
-    assert len(lines) == pytest.approx(40, abs=2)  # a line per control period
+    assert len(lines) == pytest.approx(40, abs=1)  # a line per control period
     np.testing.assert_allclose(np.diff(times), 0.05, atol=0.02)
     for line in lines:
         assert set(line) >= {
