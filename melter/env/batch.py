@@ -17,6 +17,7 @@ from melter.env.noise import Keys, keys_of, normal, uniform
 from melter.env.params import QUANTITIES
 from melter.env.physics import Ids, MachineBatch
 from melter.env.scenario import TRAIN, Scenario, draw_targets, look_ahead_ticks, work_reward
+from melter.env.wind import next_gust, wind_force_world_n
 from melter.errors import CommandRefused
 from melter.geometry.cables import cable_lengths_m
 from melter.geometry.light import LensOptics, fast_patch, semi_axes_and_angle
@@ -39,10 +40,6 @@ SUITE_SEED = 20_000_000
 ENDINGS = ("running", "time is up", "tension above the trip limit", "spot lost", "lens tipped", "diverged")
 """Why an episode ended, by code."""
 LOST_M, TIPPED_RAD = 0.15, 0.35
-AIR_KG_M3, DRAG = 1.2, 1.2
-"""Air density at 20 °C; normal force coefficient of a flat plate (Hoerner, Fluid-Dynamic Drag, ch. 3)."""
-GUST_TIME_S = 2.0
-"""Correlation time of the wind speed."""
 
 
 @dataclass(slots=True)
@@ -224,7 +221,6 @@ class SandMelterBatch:
         self.command_um = limit_command(requested, self.command_um, counted_um, None, self.limits)
         self.commands_m_s[:, 1:] = self.commands_m_s[:, :-1]
         self.commands_m_s[:, 0] = self.limits.counts_to_m_s(self.command_um)
-        self._wind()
         self.physics.advance(self._winches(), self._wind_force())
         self.tick += 1
         state = self._film()
@@ -250,19 +246,20 @@ class SandMelterBatch:
         speeds *= self.values["drum_gain"][:, None, :]
         return speeds
 
-    def _wind(self) -> None:
-        """One step of the gusts: a first-order process with unit variance."""
-        keep = np.exp(-self.machine.control.period_s / GUST_TIME_S)
-        self._gust = keep * self._gust + np.sqrt(1 - keep * keep) * normal(self.keys, 1_000_000 + self.tick, 1)[:, 0]
-
     def _wind_force(self) -> Array:
-        """(n, 3) force on the lens: along its normal, by the wind's component along it."""
-        wind = self.values["wind_m_s"][:, 0] * np.maximum(1 + self.values["wind_turbulence"][:, 0] * self._gust, 0.0)
-        azimuth = np.radians(self.values["wind_azimuth_deg"][:, 0])
-        axis = self.physics.rotation[:, :, 2]
-        along = wind * -(np.sin(azimuth) * axis[:, 0] + np.cos(azimuth) * axis[:, 1])
-        area = self.machine.lens.short_edge_m * self.machine.lens.long_edge_m
-        return (0.5 * AIR_KG_M3 * DRAG * area * along * np.abs(along))[:, None] * axis
+        """(n, 3) force on the lens, one step of the gusts on."""
+        values = self.values
+        self._gust = next_gust(
+            self._gust, self.machine.control.period_s, normal(self.keys, 1_000_000 + self.tick, 1)[:, 0]
+        )
+        return wind_force_world_n(
+            self.machine,
+            values["wind_m_s"][:, 0],
+            values["wind_turbulence"][:, 0],
+            self._gust,
+            np.radians(values["wind_azimuth_deg"][:, 0]),
+            self.physics.rotation[:, :, 2],
+        )
 
     def _light(self) -> tuple[Array, Array, Array]:
         """(n, 5) centre and covariance of the patch, (n,) tilt and defocus."""

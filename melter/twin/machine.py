@@ -12,6 +12,7 @@ from melter.env.mjcf import substeps_for
 from melter.env.noise import keys_of
 from melter.env.params import NAMES, Randomisation, nominal_values
 from melter.env.physics import MachineBatch
+from melter.env.wind import next_gust, wind_force_world_n
 from melter.errors import BadInput
 from melter.geometry.light import LensOptics, fast_patch, peak_irradiance_w_m2, power_w
 from melter.geometry.pose import rotation_from_quaternion, sun_direction_world
@@ -21,7 +22,6 @@ Array = NDArray[np.float64]
 
 STEP_S = 0.010
 """The machine moves on in pieces of this length."""
-AIR_KG_M3, DRAG, GUST_TIME_S = 1.2, 1.2, 2.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class TwinMachine:
         self.wind_m_s, self.sun_share = float(values["wind_m_s"][0, 0]), 1.0
         self.dead = np.zeros(WINCH_COUNT, dtype=bool)
         """Winches that no longer turn."""
-        self._gust, self._speed, self.t_s = 0.0, np.zeros(WINCH_COUNT), 0.0
+        self._gust, self._speed, self.t_s = np.zeros(1), np.zeros(WINCH_COUNT), 0.0
         self._last_m = np.zeros(WINCH_COUNT)
         error = np.radians(values["sun_error_deg"][0])
         zenith = machine.sun.zenith_rad + error[0]
@@ -107,18 +107,16 @@ class TwinMachine:
         self._speed = self._speed + (wanted - self._speed) * -np.expm1(-dt / max(lag_s, 1e-6))
         turning = np.where(self.dead, 0.0, self._speed * self.values["drum_gain"][0])
         speeds = np.broadcast_to(turning, (1, self._substeps, WINCH_COUNT)).copy()
-        self.physics.advance(speeds, self._wind_force(dt)[None])
+        self.physics.advance(speeds, self._wind_force(dt))
         self.t_s += dt
 
     def _wind_force(self, dt: float) -> Array:
-        keep = np.exp(-dt / GUST_TIME_S)
-        self._gust = keep * self._gust + np.sqrt(1 - keep * keep) * self._rng.standard_normal()
-        speed = self.wind_m_s * max(1 + float(self.values["wind_turbulence"][0, 0]) * self._gust, 0.0)
-        azimuth = np.radians(float(self.values["wind_azimuth_deg"][0, 0]))
-        axis = self.physics.rotation[0, :, 2]
-        along = -speed * (np.sin(azimuth) * axis[0] + np.cos(azimuth) * axis[1])
-        area = self.machine.lens.short_edge_m * self.machine.lens.long_edge_m
-        return 0.5 * AIR_KG_M3 * DRAG * area * along * abs(along) * axis
+        values = self.values
+        self._gust = next_gust(self._gust, dt, self._rng.standard_normal(1))
+        azimuth = np.radians(values["wind_azimuth_deg"][:, 0])
+        turbulence = values["wind_turbulence"][:, 0]
+        axis = self.physics.rotation[:, :, 2]
+        return wind_force_world_n(self.machine, self.wind_m_s, turbulence, self._gust, azimuth, axis)
 
     def snap(self, cable: int | None = None) -> None:
         """Break one cable: it pulls no more."""
