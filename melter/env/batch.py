@@ -16,7 +16,7 @@ from melter.env.mjcf import substeps_for
 from melter.env.noise import Keys, keys_of, normal, uniform
 from melter.env.params import QUANTITIES
 from melter.env.physics import Ids, MachineBatch
-from melter.env.scenario import TRAIN, Scenario, draw_targets, look_ahead_ticks, work_reward
+from melter.env.scenario import TRAIN, Scenario, draw_targets, look_ahead_ticks, target_count, work_reward
 from melter.env.wind import next_gust, wind_force_world_n
 from melter.errors import CommandRefused
 from melter.geometry.cables import cable_lengths_m
@@ -80,7 +80,9 @@ class SandMelterBatch:
         lightest = machine.lens.moving_mass_kg * ranges["moving_mass_kg"].low
         self.physics = MachineBatch(machine, count, substeps_for(machine, stiffest, lightest), threads)
         self.horizon = scenario.ticks(machine)
-        self._ahead = look_ahead_ticks(machine)
+        ahead = look_ahead_ticks(machine)
+        self._ahead = ahead.astype(np.intp)
+        self._ahead_rest = (ahead - self._ahead)[:, None]
         period_s = machine.control.period_s
         self._kept = max(COMMANDS_KEPT, int(np.ceil(ranges["action_delay_s"].high / period_s)) + 2)
         seen = ranges["camera_delay_s"].high + ranges["camera_jitter_s"].high
@@ -92,7 +94,7 @@ class SandMelterBatch:
         self.keys: Keys = np.zeros(n, dtype=np.uint64)
         self.tick = np.zeros(n, dtype=np.int64)
         self.values = {quantity.name: np.zeros((n, quantity.size)) for quantity in QUANTITIES}
-        self.targets = np.zeros((n, self.horizon + int(self._ahead.max()) + 1, 2))
+        self.targets = np.zeros((n, target_count(self.machine, self.scenario), 2))
         self.commands_m_s = np.zeros((n, self._kept, w))
         self.command_um = np.zeros((n, w), dtype=np.int64)
         self.counted_m = np.zeros((n, w))
@@ -334,7 +336,10 @@ class SandMelterBatch:
         whole = past.astype(np.intp)
         blend = (past - whole)[:, None]
         captured = self.targets[n, whole] * (1 - blend) + self.targets[n, whole + 1] * blend
-        ahead = self.targets[n[:, None], self.tick[:, None] + self._ahead]
+        later = self.tick[:, None] + self._ahead
+        ahead = self.targets[n[:, None], later]
+        if self._ahead_rest.any():
+            ahead = ahead + (self.targets[n[:, None], later + 1] - ahead) * self._ahead_rest
         return Plan(self.targets[n, self.tick], captured, ahead)
 
     def observe(self) -> NDArray[np.float32]:

@@ -147,7 +147,8 @@ class SandMelterVectorEnv(gym.vector.VectorEnv[Observation, NDArray[np.float32],
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode in every simulation, or in those of ``options["reset_mask"]``."""
-        if isinstance(seed, int):
+        if isinstance(seed, int | np.integer):
+            seed = int(seed)
             super().reset(seed=seed)
         mask = (
             np.ones(self.num_envs, dtype=bool)

@@ -67,14 +67,19 @@ def scenario_named(name: str) -> Scenario:
     return scenarios[name]
 
 
-def look_ahead_ticks(machine: Machine) -> NDArray[np.intp]:
-    """Return the whole control periods nearest to the look-ahead times, at least one."""
-    return np.maximum(1, np.rint(np.array(LOOK_AHEAD_S) * machine.control.rate_hz)).astype(np.intp)
+def look_ahead_ticks(machine: Machine) -> Array:
+    """Return the look-ahead times in control periods, not rounded."""
+    return np.array(LOOK_AHEAD_S) * machine.control.rate_hz
+
+
+def target_count(machine: Machine, scenario: Scenario) -> int:
+    """Return how many targets an episode needs: one per control tick, and the look-ahead beyond its end."""
+    return scenario.ticks(machine) + int(np.ceil(look_ahead_ticks(machine).max())) + 2
 
 
 def draw_targets(keys: Keys, machine: Machine, scenario: Scenario) -> Array:
-    """Return (n, ticks + look-ahead + 1, 2) targets at every control tick, world x and y, metres."""
-    count = scenario.ticks(machine) + int(look_ahead_ticks(machine).max()) + 1
+    """Return (n, target_count, 2) targets at every control tick, world x and y, metres."""
+    count = target_count(machine, scenario)
     period_s = machine.control.period_s
     half = np.array(machine.bed.size_m) / 2 * scenario.bed_share
     choice = uniform(keys, 10, 6)
