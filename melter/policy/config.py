@@ -28,7 +28,7 @@ class PpoConfig:
     imitation_learning_rate: float = 2e-3
     imitation_noise: float = 0.02
     """Standard deviation of the noise on the actions while imitating, in fractions of normal cable speed."""
-    critic_updates: int = 10
+    critic_updates: int = 20
     """Updates at the start in which only the critic learns."""
     target_kl: float = 0.01
     """An update stops when the policy has moved this far (nats)."""
@@ -39,11 +39,11 @@ class PpoConfig:
     """Control periods per simulation between updates."""
     batch_size: int = 4096
     """Transitions per gradient step."""
-    n_epochs: int = 4
+    n_epochs: int = 8
     """Passes over the transitions per update."""
-    learning_rate: float = 5e-5
+    learning_rate: float = 1e-5
     """Adam's step size at the start; falls linearly to a twentieth at the end."""
-    gamma: float = 0.95
+    gamma: float = 0.9
     """Discount per control period."""
     gae_lambda: float = 0.95
     clip_range: float = 0.2
@@ -54,7 +54,7 @@ class PpoConfig:
     """Hidden units of policy and value network."""
     activation: str = "relu"
     """Between the layers: relu or tanh."""
-    log_std_init: float = -5.0
+    log_std_init: float = -4.5
     """Logarithm of the exploration noise at the start, in fractions of normal cable speed."""
 
     def __post_init__(self) -> None:
