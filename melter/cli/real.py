@@ -230,7 +230,7 @@ def _certified(model: str | None, machine: Machine) -> LoadedPolicy:
     from melter.safety.claims import find_certificate
 
     if model is None:
-        runs = sorted(Path("runs").glob("*/certificate.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+        runs = sorted(Path("runs").rglob("certificate.json"), key=lambda p: p.stat().st_mtime, reverse=True)
         usable = [p.parent for p in runs if _covers(p.parent, machine)]
         if not usable:
             raise BadInput(
