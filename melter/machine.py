@@ -25,8 +25,6 @@ from melter.errors import MachineFileError
 WINCH_COUNT = 8
 AXES = ("X", "Y", "Z", "A", "B", "C", "U", "V")
 
-Vec2 = tuple[float, float]
-Vec3 = tuple[float, float, float]
 Coordinate2 = tuple[Annotated[float, Field(ge=-50, le=50)], Annotated[float, Field(ge=-50, le=50)]]
 Coordinate3 = tuple[
     Annotated[float, Field(ge=-50, le=50)],

@@ -95,22 +95,14 @@ def _run(options: Real, machine: Machine, path: SandPath, policy: LoadedPolicy, 
 
     calibration = None if options.calibration is None else load_calibration(options.calibration)
     gate = Gate(machine)
-    pieces: list[Any] = []
-    bytes_to: list[Any] = []
-
-    def on_bytes(direction: Any, time_s: float, data: bytes) -> None:
-        if bytes_to:
-            bytes_to[0].on_bytes(direction, time_s, data)
-        else:
-            pieces.append((direction, time_s, data))
-
+    wire = _Wire()
     with contextlib.ExitStack() as stack:
         camera = stack.enter_context(open_camera(options.camera))
         tracker = PatchTracker(machine, calibration)
         watcher = PatchWatcher(camera, tracker)
         reference = watcher.take_reference()
         say("camera: markers found" + ("" if calibration else "; lens distortion is not corrected (no --calibration)"))
-        driver = stack.enter_context(GrblDriver(options.port, machine, on_bytes=on_bytes))
+        driver = stack.enter_context(GrblDriver(options.port, machine, on_bytes=wire.on_bytes))
         _require_parked(driver.poll().positions_m, gate, machine)
         say(f"controller: {options.port} at park, settings as the machine file says")
         if not options.arm:
@@ -121,9 +113,7 @@ def _run(options: Real, machine: Machine, path: SandPath, policy: LoadedPolicy, 
             plain({**options.__dict__, "machine_values": machine.model_dump(), **surroundings()}),
         )
         _write_reference(folder, reference.image)
-        bytes_to.append(stack.enter_context(ByteRecorder(folder / "serial.jsonl")))
-        for piece in pieces:
-            bytes_to[0].on_bytes(*piece)
+        wire.record(stack.enter_context(ByteRecorder(folder / "serial.jsonl")))
         recorder = stack.enter_context(Recorder(folder / "recording.jsonl"))
         recorder.write(
             "start",
@@ -200,6 +190,27 @@ def _figures(result: Result, rate_hz: float) -> dict[str, Any]:
         "p95_mm": float(np.percentile(errors, 95)),
         "max_mm": float(errors.max()),
     }
+
+
+class _Wire:
+    """Bytes of the serial line: kept until there is a folder to record them in, so that a refused start leaves none."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[Any, float, bytes]] = []
+        self._recorder: Any = None
+
+    def on_bytes(self, direction: Any, time_s: float, data: bytes) -> None:
+        """Take one piece."""
+        if self._recorder is None:
+            self._kept.append((direction, time_s, data))
+        else:
+            self._recorder.on_bytes(direction, time_s, data)
+
+    def record(self, recorder: Any) -> None:
+        """Record what was kept, and from now on everything."""
+        self._recorder = recorder  # first: the reader's thread may hand in bytes meanwhile, and none may be lost
+        for piece in self._kept:
+            recorder.on_bytes(*piece)
 
 
 class _Show:

@@ -14,14 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from melter.env.hanging import Hanging, quaternion_from_rotation
 from melter.env.mjcf import substeps_for
 from melter.env.noise import Keys, keys_of, normal, uniform
-from melter.env.params import QUANTITIES
+from melter.env.params import QUANTITIES, true_sun_world
 from melter.env.physics import Ids, MachineBatch
 from melter.env.scenario import TRAIN, Scenario, draw_targets, look_ahead_ticks, target_count, work_reward
 from melter.env.wind import next_gust, wind_force_world_n
 from melter.errors import CommandRefused
 from melter.geometry.cables import cable_lengths_m
 from melter.geometry.light import LensOptics, fast_patch, semi_axes_and_angle
-from melter.geometry.pose import sun_direction_world, work_centre_world_m
+from melter.geometry.pose import work_centre_world_m
 from melter.machine import WINCH_COUNT, Machine
 from melter.observation import (
     COMMANDS_KEPT,
@@ -111,8 +111,7 @@ class SandMelterBatch:
         self._next: dict[str, NDArray[Any]] = {
             "seed": np.full(n, -1, dtype=np.int64),
             "episode": np.zeros(n, dtype=np.int64),
-            "keys": np.zeros(n, dtype=np.uint64),
-            **{name: np.zeros_like(getattr(self, name)) for name in ("targets", "counted_m", "_sun_rad", "_true_sun")},
+            **{name: np.zeros_like(getattr(self, name)) for name in _PREPARED},
             **{name: np.zeros_like(getattr(self.reference, name)) for name in _REFERENCE},
             "centre": np.zeros((n, 3)),
             "quaternion": np.zeros((n, 4)),
@@ -138,7 +137,7 @@ class SandMelterBatch:
         self.physics.place(ids, chosen["centre"], chosen["quaternion"], chosen["unwound"])
         for name in _REFERENCE:
             getattr(self.reference, name)[ids] = chosen[name]
-        for name in ("keys", "targets", "counted_m", "_sun_rad", "_true_sun"):
+        for name in _PREPARED:
             getattr(self, name)[ids] = chosen[name]
         for name in ("tick", "command_um", "commands_m_s", "_speed", "_gust"):
             getattr(self, name)[ids] = 0
@@ -156,14 +155,12 @@ class SandMelterBatch:
         sun_rad = np.radians(np.concatenate([values["sun_zenith_deg"], values["sun_azimuth_deg"]], axis=1))
         reference = self.builder.reference(sun_rad[:, 0], sun_rad[:, 1])
         targets = draw_targets(keys, self.machine, self.scenario)
-        error = np.radians(values["sun_error_deg"])
-        zenith = np.abs(sun_rad[:, 0] + error[:, 0])
         made = {name: getattr(reference, name) for name in _REFERENCE} | {
             "keys": keys,
             "targets": targets,
             "_sun_rad": sun_rad,
+            "_true_sun": true_sun_world(values),
         }
-        made["_true_sun"] = sun_direction_world(zenith, sun_rad[:, 1] + error[:, 1] / np.maximum(np.sin(zenith), 0.1))
         made |= self._hang(keys, values, reference, targets[:, 0])
         for name, value in made.items():
             following[name][ids] = value
@@ -368,7 +365,10 @@ class SandMelterBatch:
 
 
 _REFERENCE = ("sun_world", "rotation", "slack_coefficients")
+_PREPARED = ("keys", "targets", "counted_m", "_sun_rad", "_true_sun")
+"""What an episode starts with."""
 _KEPT = (
-    *("keys", "tick", "targets", "commands_m_s", "command_um", "counted_m"),
-    *("_speed", "_seen", "_measured", "_age_s", "_fresh", "_gust", "_true_sun", "_sun_rad"),
+    *_PREPARED,
+    *("tick", "commands_m_s", "command_um", "_speed", "_seen", "_measured", "_age_s", "_fresh", "_gust"),
 )
+"""What a checkpoint holds."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from melter.env.noise import Keys, uniform
 from melter.errors import BadInput
+from melter.geometry.pose import sun_direction_world
 from melter.machine import WINCH_COUNT, Machine
 
 Array = NDArray[np.float64]
@@ -140,6 +141,15 @@ class Randomisation:
                 base = np.where(varied[:, None], _value(quantity, base, u), base)
             drawn[quantity.name] = base
         return drawn
+
+
+def true_sun_world(values: dict[str, Array]) -> Array:
+    """Return (n, 3) unit vectors to the sun as it really stands: where it is said to be, off by the sun's error."""
+    zenith_deg, azimuth_deg, error_deg = (values[f"sun_{name}_deg"] for name in ("zenith", "azimuth", "error"))
+    error_rad = np.radians(error_deg)
+    zenith_rad = np.abs(np.radians(zenith_deg[:, 0]) + error_rad[:, 0])
+    across_rad = error_rad[:, 1] / np.maximum(np.sin(zenith_rad), 0.1)
+    return sun_direction_world(zenith_rad, np.radians(azimuth_deg[:, 0]) + across_rad)
 
 
 NOMINAL = Randomisation(only=())

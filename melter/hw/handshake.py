@@ -48,7 +48,6 @@ AT_REST_S = 2.0
 RX_BYTES_UNKNOWN = 128
 """Grbl 1.1's receive buffer, the smallest there is."""
 _OPTIONS = re.compile(r"\[OPT:[^,\]]*,(\d+),(\d+)(?:,(\d+))?")
-_AXES = re.compile(r"\[AXS:(\d+)")
 
 
 @dataclass(frozen=True)

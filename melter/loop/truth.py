@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ def true_errors(recording: Path, truth: Path) -> dict[str, Any]:
     """
     ticks = [line for line in read_recording(recording) if line.get("kind") == "tick"]
     work = [line for line in ticks if line.get("t_s") is not None]
-    lines = _lines(truth)
+    lines = read_recording(truth)
     if len(work) < 2 or not lines:
         raise BadInput(f"{recording}: holds no work on the path, or {truth} is empty")
     host = np.array([line["approved_host_s"] for line in work])
@@ -49,13 +48,3 @@ def true_errors(recording: Path, truth: Path) -> dict[str, Any]:
         "command_max_m_s": float(speed.max()),
         "seconds": float(at[on_path][-1] - at[on_path][0]),
     }
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from melter.env.hanging import Hanging, quaternion_from_rotation
 from melter.env.mjcf import substeps_for
 from melter.env.noise import keys_of
-from melter.env.params import NAMES, Randomisation, nominal_values
+from melter.env.params import NAMES, Randomisation, nominal_values, true_sun_world
 from melter.env.physics import MachineBatch
 from melter.env.wind import next_gust, wind_force_world_n
 from melter.errors import BadInput
 from melter.geometry.light import LensOptics, fast_patch, peak_irradiance_w_m2, power_w
-from melter.geometry.pose import rotation_from_quaternion, sun_direction_world
+from melter.geometry.pose import rotation_from_quaternion
 from melter.machine import WINCH_COUNT, Machine
 
 Array = NDArray[np.float64]
@@ -79,9 +79,7 @@ class TwinMachine:
         """Winches that no longer turn."""
         self._gust, self._speed, self.t_s = np.zeros(1), np.zeros(WINCH_COUNT), 0.0
         self._last_m = np.zeros(WINCH_COUNT)
-        error = np.radians(values["sun_error_deg"][0])
-        zenith = machine.sun.zenith_rad + error[0]
-        self._sun = sun_direction_world(zenith, machine.sun.azimuth_rad + error[1] / max(np.sin(zenith), 0.1))
+        self._sun = true_sun_world(values)[0]
         self._lens = LensOptics.from_machine(
             machine,
             focal_length_m=values["focal_length_m"][0, 0],
