@@ -8,10 +8,8 @@ beside them. Frames: see ``docs/frames.md``.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import tomllib
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -21,9 +19,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from melter.errors import MachineFileError
+from melter.machine_rules import ALL as RULES
+from melter.machine_rules import AXES as AXES
+from melter.machine_rules import KEEP_IN_MARGIN_M, require
+from melter.machine_words import explain
 
 WINCH_COUNT = 8
-AXES = ("X", "Y", "Z", "A", "B", "C", "U", "V")
 
 Coordinate2 = tuple[Annotated[float, Field(ge=-50, le=50)], Annotated[float, Field(ge=-50, le=50)]]
 Coordinate3 = tuple[
@@ -31,10 +32,11 @@ Coordinate3 = tuple[
     Annotated[float, Field(ge=-50, le=50)],
     Annotated[float, Field(ge=-50, le=50)],
 ]
+Pixels = Annotated[int, Field(ge=32, le=20_000)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class Frame(_Part):
@@ -44,6 +46,8 @@ class Frame(_Part):
     """Top of the poles above the sand."""
     poles_world_m: tuple[Coordinate2, ...] = Field(min_length=3, max_length=16)
     """Foot of each pole, world x and y, in order around the bed."""
+    pole_flex_m_per_n: float = Field(default=0.0, ge=0, le=1e-3)
+    """How far a pole's top gives way per newton of cable tension."""
 
 
 class Lens(_Part):
@@ -88,6 +92,22 @@ class Drive(_Part):
     """Motor steps per millimetre of cable, as the controller's $100-107."""
     motor_lag_s: float = Field(ge=0, le=1)
     """First-order lag from commanded to real cable speed."""
+    pulley_loss: float = Field(default=0.03, ge=0, le=0.5)
+    """Share of a cable's tension that a pulley holds back before cable passes."""
+    pulley_friction_n: float = Field(default=1.0, ge=0, le=50)
+    """Tension that it holds back in any case."""
+    pulley_radius_m: float = Field(default=0.025, ge=0, le=0.5)
+    """Cable centre to pulley centre; ``pulley_world_m`` is where the cable leaves the pulley."""
+    cable_diameter_m: float = Field(default=0.002, gt=0, le=0.05)
+    """Of one cable: the pitch of turns side by side, and of layers, on the drum."""
+    drum_width_m: float = Field(default=0.030, gt=0, le=2)
+    """Room for turns side by side on the drum; what does not fit winds up in the next layer."""
+    drum_below_pulley_m: float = Field(default=0.3, ge=0, le=20)
+    """Cable between a drum and a pulley at the foot of its pole; to a higher one, its height more."""
+    backlash_m: float = Field(default=0.0, ge=0, le=0.02)
+    """Cable that a winch's gears lose when the tension goes."""
+    cable_creep: float = Field(default=0.0, ge=0, le=0.05)
+    """Strain that 100 N add in the long run."""
 
 
 class Limits(_Part):
@@ -103,19 +123,39 @@ class Limits(_Part):
     acceleration_max_m_s2: float = Field(gt=0, le=50)
     power_max_w: float = Field(gt=0, le=10_000)
     """Mechanical, each winch."""
+    power_total_max_w: float | None = Field(default=None, gt=0, le=100_000)
+    """Mechanical, all winches together, as far as their supply goes; without it, the sum of what each may have."""
     cable_length_min_m: float = Field(ge=0, le=50)
     """Pulley to attachment, shortest."""
     cable_length_max_m: float = Field(gt=0, le=50)
     """Pulley to attachment, longest."""
+    dwell_max_s: float = Field(default=120.0, gt=0, le=86_400)
+    """Longest that light which melts may stay on one place (20 mm) without a break."""
+    dose_max_j_m2: float = Field(default=4e8, gt=0, le=1e13)
+    """Most radiant energy on one place, forgotten as the sand cools (time constant ten minutes)."""
+    focus_height_max_m: float = Field(default=0.06, gt=0, le=20)
+    """Highest above the sand that a focus may form; above, it counts as a focus in the air."""
+    stray_max_w_m2: float = Field(default=50e3, gt=0, le=1e8)
+    """Most light on a cable or on the frame, as long as nobody knows better what they bear."""
+
+    @property
+    def power_total_w(self) -> float:
+        """Mechanical, all winches together."""
+        return WINCH_COUNT * self.power_max_w if self.power_total_max_w is None else self.power_total_max_w
 
     @model_validator(mode="after")
     def _ordered(self) -> Limits:
-        _require(self.tension_min_n < self.tension_max_n, "tension_min_n must be below tension_max_n")
-        _require(self.tension_max_n <= self.tension_trip_n, "tension_trip_n must be at least tension_max_n")
-        _require(self.speed_normal_m_s <= self.speed_max_m_s, "speed_normal_m_s must not exceed speed_max_m_s")
-        _require(
-            self.cable_length_min_m < self.cable_length_max_m, "cable_length_min_m must be below cable_length_max_m"
-        )
+        for low, high, strictly in (
+            ("tension_min_n", "tension_max_n", True),
+            ("tension_max_n", "tension_trip_n", False),
+            ("speed_normal_m_s", "speed_max_m_s", False),
+            ("cable_length_min_m", "cable_length_max_m", True),
+        ):
+            below, above = float(getattr(self, low)), float(getattr(self, high))
+            require(
+                below < above or (below == above and not strictly),
+                f"{low} = {below:g}: must be {'below' if strictly else 'at most'} {high} = {above:g}",
+            )
         return self
 
 
@@ -177,7 +217,7 @@ class Sand(_Part):
 class Marker(_Part):
     """One ArUco marker lying flat on the bed's level."""
 
-    dictionary: str = Field(pattern=r"^DICT_[A-Z0-9_]+$")
+    dictionary: str = Field(pattern=r"^DICT_[A-Za-z0-9_]+$")
     """OpenCV's name, such as DICT_4X4_50."""
     id: int = Field(ge=0, le=9999)
     size_m: float = Field(gt=0.005, le=2)
@@ -202,7 +242,7 @@ class Bed(_Part):
         """(n, 2) corners of the keep-in polygon, world x and y, metres."""
         if self.keep_in_world_m is not None:
             return np.array(self.keep_in_world_m)
-        half_x, half_y = self.size_m[0] / 2 + 0.05, self.size_m[1] / 2 + 0.05
+        half_x, half_y = self.size_m[0] / 2 + KEEP_IN_MARGIN_M, self.size_m[1] / 2 + KEEP_IN_MARGIN_M
         return np.array([(-half_x, -half_y), (half_x, -half_y), (half_x, half_y), (-half_x, half_y)])
 
 
@@ -218,7 +258,7 @@ class Camera(_Part):
     position_world_m: Coordinate3
     look_at_world_m: Coordinate3 = (0.0, 0.0, 0.0)
     horizontal_fov_deg: float = Field(gt=5, le=150)
-    image_size_px: tuple[int, int] = (1280, 720)
+    image_size_px: tuple[Pixels, Pixels] = (1280, 720)
     rate_hz: float = Field(default=30.0, gt=0.5, le=500)
 
 
@@ -242,9 +282,14 @@ class Machine(_Part):
 
     @model_validator(mode="after")
     def _possible(self) -> Machine:
-        _require_winches(self)
-        _require_geometry(self)
+        for rule in RULES:
+            rule(self)
         return self
+
+    @property
+    def drum_side_m(self) -> NDArray[np.float64]:
+        """(8,) metres of cable between each drum, at the foot of its pole, and its pulley."""
+        return np.maximum(self.pulleys_world_m[:, 2], 0.0) + self.drive.drum_below_pulley_m
 
     @property
     def pulleys_world_m(self) -> NDArray[np.float64]:
@@ -287,9 +332,9 @@ def machine_from_table(table: dict[str, Any], name: str = "machine") -> Machine:
     Raises MachineFileError like :func:`load_machine`.
     """
     try:
-        return Machine.model_validate(table)
+        return Machine.model_validate(_fixed(table))
     except ValidationError as error:
-        raise MachineFileError(f"machine file {name}: {_explain(error)}") from None
+        raise MachineFileError(f"machine file {name}: {explain(error, Machine)}") from None
 
 
 def packaged_machines() -> list[str]:
@@ -317,84 +362,10 @@ def _read(name: str) -> str:
         raise MachineFileError(f"machine file {name}: cannot be read: {reason}") from None
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _require_winches(machine: Machine) -> None:
-    names = [winch.name for winch in machine.winch]
-    axes = tuple(winch.axis for winch in machine.winch)
-    _require(len(set(names)) == WINCH_COUNT, f"winch.name: {names} has duplicates")
-    _require(axes == AXES, f"winch.axis: {axes}, must be {AXES} in this order")
-
-
-def _require_geometry(machine: Machine) -> None:
-    """Refuse what no such machine can be: pulleys above the frame, a lens outside it, a buried focus."""
-    height_m = machine.frame.height_m
-    poles = np.array(machine.frame.poles_world_m)
-    for winch in machine.winch:
-        z = winch.pulley_world_m[2]
-        _require(z <= height_m + 0.5, f"winch {winch.name}: pulley_world_m z = {z} m is above the frame ({height_m} m)")
-    x, y, z = machine.park.lens_centre_world_m
-    low, high = poles.min(axis=0), poles.max(axis=0)
-    inside = low[0] < x < high[0] and low[1] < y < high[1] and machine.sand.height_m < z < height_m
-    _require(inside, f"park.lens_centre_world_m = {[x, y, z]}: the lens is outside its frame")
-    lengths = np.linalg.norm(machine.pulleys_world_m - machine.attachments_lens_m - np.array([x, y, z]), axis=1)
-    limits = machine.limits
-    for winch, length_m in zip(machine.winch, lengths, strict=True):
-        _require(
-            limits.cable_length_min_m < length_m < limits.cable_length_max_m,
-            f"winch {winch.name}: {length_m:.3f} m of cable at park, must lie between "
-            f"limits.cable_length_min_m = {limits.cable_length_min_m} and cable_length_max_m = {limits.cable_length_max_m}",
-        )
-    work_height_m = machine.lens.focal_length_m * np.cos(machine.sun.zenith_rad) + machine.sand.height_m
-    _require(
-        z < work_height_m,
-        f"park.lens_centre_world_m z = {z} m: not below the work height {work_height_m:.3f} m, where the light is in focus",
-    )
-    _require(
-        work_height_m < height_m,
-        f"frame.height_m = {height_m}: below the lens at work ({work_height_m:.3f} m); its focus would lie under the sand",
-    )
-
-
-def _explain(error: ValidationError) -> str:
-    """One line for the first thing that is wrong, with the key's path and what is allowed."""
-    errors = error.errors()
-    first = errors[0]
-    path = ".".join(str(part) for part in first["loc"])
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    kind, message = first["type"], first["msg"].removeprefix("Value error, ")
-    if kind == "extra_forbidden":
-        return f"{path}: unknown key{_nearest(first['loc'])}{more}"
-    if kind == "missing":
-        return f"{path}: missing{more}"
-    value = first["input"]
-    shown = f" = {value!r}" if isinstance(value, int | float | str | bool) else ""
-    return f"{path}{shown}: {message}{more}" if path else f"{message}{more}"
-
-
-def _nearest(location: tuple[int | str, ...]) -> str:
-    """A hint at the key that was probably meant, its unit included."""
-    model: Any = Machine
-    for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        model = next(_models_in(model.model_fields[part].annotation), None)
-        if model is None:
-            return ""
-    name = str(location[-1])
-    fields = cast("list[str]", list(model.model_fields))
-    with_unit = [field for field in fields if field.startswith(f"{name}_")]
-    close = with_unit or difflib.get_close_matches(name, fields, n=1)
-    if with_unit:
-        return f"; a unit is missing: {close[0]}"
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _models_in(annotation: Any) -> Iterator[Any]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in getattr(annotation, "__args__", ()):
-        yield from _models_in(argument)
+def _fixed(value: Any) -> Any:
+    """Lists of a table as tuples, all the way down: what frozen values are made of."""
+    if isinstance(value, dict):
+        return {key: _fixed(item) for key, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return tuple(_fixed(item) for item in cast("list[Any]", value))
+    return value

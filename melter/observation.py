@@ -12,14 +12,14 @@ observation has the same bits alone and in a batch.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from melter.geometry.cables import cable_lengths_m, structure_matrix, unwound_lengths_m
-from melter.geometry.pose import rotation_facing, sun_direction_world, work_centre_world_m
+from melter.geometry.pose import apply, rotation_facing, sun_direction_world, work_centre_world_m
 from melter.geometry.reference import reference_tensions_n, weight_n
 from melter.machine import WINCH_COUNT, Machine
 
@@ -28,6 +28,12 @@ Status = Literal["ok", "saturated", "occluded", "ambiguous", "lost", "no_markers
 
 LOOK_AHEAD_S = (0.1, 0.25, 0.5, 1.0)
 """Times ahead at which the policy is shown the path."""
+DROP_M = 0.10
+"""How far the lens goes down its own axis for a dark move: the light then no longer melts."""
+MEMORY_S = (0.2, 1.0, 5.0)
+"""Time constants of what an observation remembers."""
+SPOTS_KEPT = 8
+"""Ticks back to which a frame can be compared with the counters."""
 COMMANDS_KEPT = 3
 """Approved commands a policy is shown, newest first."""
 
@@ -75,7 +81,7 @@ class Measurement:
 
 @dataclass(slots=True)
 class Plan:
-    """Where the light should be: what the loop knows of the path."""
+    """Where the light should be: what the loop knows of the path. ``drop``: how far the lens is to hang below focus, down its axis."""
 
     target_world_m: Array
     """(..., 2) at the moment of the observation."""
@@ -83,6 +89,10 @@ class Plan:
     """(..., 2) at the moment the patch was seen."""
     target_ahead_world_m: Array
     """(..., len(LOOK_AHEAD_S), 2) at the look-ahead times."""
+    drop_m: Array = field(default_factory=lambda: np.zeros(()))
+    """(...) at the moment of the observation; 0 in focus."""
+    drop_soon_m: Array = field(default_factory=lambda: np.zeros(()))
+    """(...) at the first look-ahead time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +103,71 @@ class Reference:
     """(..., 3) unit vector to the sun."""
     rotation: Array
     """(..., 3, 3) lens to world, lens facing the sun."""
+    anchors_m: Array
+    """(..., 3, 8) pulleys less the attachments' arms, so that a cable's vector is this less the lens's centre; world frame."""
     slack_coefficients: Array
-    """(..., 8, 6) stress-free length over length under the reference tension, as a quadratic in the spot (see _monomials)."""
+    """(..., 8, 12) counted length over length under the reference tension: a quadratic in the spot (see _monomials) in
+    focus, and what DROP_M below focus adds to it."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """What an observation remembers: how far the camera's spot lies from the one that the winch counters tell.
+
+    The counters follow every motion at once but not the machine's errors; the camera sees those, late and noisily. Their
+    difference changes slowly, so its running means, over short times and long, tell both where the spot is and how well.
+    """
+
+    seen: Array
+    """(...) frames so far."""
+    offset_m: Array
+    """(..., 2, len(MEMORY_S)) running means of camera spot less counter spot, world x and y."""
+    spread_m2: Array
+    """(...) running mean of the squared distance of new offsets from the middle one."""
+    spots_m: Array
+    """(..., 2, SPOTS_KEPT) counter spots of the last ticks, newest first."""
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...] = ()) -> Memory:
+        """Return the memory of a robot that has seen nothing yet."""
+        return cls(
+            np.zeros(shape),
+            np.zeros((*shape, 2, len(MEMORY_S))),
+            np.zeros(shape),
+            np.full((*shape, 2, SPOTS_KEPT), np.nan),
+        )
+
+    def rows(self, ids: NDArray[np.intp]) -> Memory:
+        """Return a copy of some simulations' memory."""
+        return Memory(self.seen[ids], self.offset_m[ids], self.spread_m2[ids], self.spots_m[ids])
+
+    def put(self, ids: NDArray[np.intp], other: Memory) -> None:
+        """Replace some simulations' memory."""
+        self.seen[ids], self.offset_m[ids] = other.seen, other.offset_m
+        self.spread_m2[ids], self.spots_m[ids] = other.spread_m2, other.spots_m
+
+    def add(self, spot_m: Array, patch_m: Array, seen: NDArray[np.bool_], age_periods: Array, shares: Array) -> None:
+        """Take in one tick: counter spot and camera spot (..., 2), the camera's age in control periods (...).
+
+        ``shares`` (len(MEMORY_S)): how much of a new frame enters each mean in the long run.
+        """
+        spots = self.spots_m
+        spots[..., 1:] = np.where(np.isnan(spots[..., :1]), spot_m[..., None], spots[..., :-1])
+        spots[..., 0] = spot_m
+        late = np.clip(age_periods, 0, SPOTS_KEPT - 1 - 1e-6)
+        older = np.floor(late)
+        blend = (late - older)[..., None]
+        index = older.astype(np.intp)[..., None, None]
+        first = np.take_along_axis(spots, index, axis=-1)[..., 0]
+        second = np.take_along_axis(spots, index + 1, axis=-1)[..., 0]
+        offset = patch_m - (first + (second - first) * blend)
+        self.seen = self.seen + seen
+        weight = np.maximum(shares, 1 / np.maximum(self.seen, 1)[..., None]) * seen[..., None]
+        news = offset[..., None] - self.offset_m
+        middle = news[..., len(MEMORY_S) // 2]
+        known = weight[..., -1] * (self.seen > 1)
+        self.spread_m2 = self.spread_m2 + known * (middle[..., 0] ** 2 + middle[..., 1] ** 2 - self.spread_m2)
+        self.offset_m = self.offset_m + weight[..., None, :] * news
 
 
 @dataclass(frozen=True)
@@ -120,6 +193,18 @@ def observation_table(machine: Machine) -> tuple[Entry, ...]:
         Entry(
             "spot_error", 2, 0.002, 25.0, "m", "target minus patch centre, both when the patch was seen, world x and y"
         ),
+        Entry(
+            "counter_error", 2, 0.002, 25.0, "m", "target minus the spot that the winch counters tell, world x and y"
+        ),
+        Entry(
+            "spot_estimate",
+            2 * len(MEMORY_S),
+            0.002,
+            25.0,
+            "m",
+            "target minus the counters' spot moved by its mean distance from the camera's over 0.2, 1 and 5 s: x thrice, y thrice",
+        ),
+        Entry("offset_spread", 1, 0.0005, 25.0, "m", "how much camera and counters disagree from frame to frame"),
         Entry("length_error", w, 0.005, 25.0, "m", "reference cable length for the target minus counted cable length"),
         Entry(
             "feed_forward",
@@ -137,6 +222,7 @@ def observation_table(machine: Machine) -> tuple[Entry, ...]:
             "m",
             "path ahead minus target, world x and y, at 0.1, 0.25, 0.5, 1.0 s",
         ),
+        Entry("drop", 1, 0.1, 5.0, "m", "how far the lens is to hang below focus"),
         Entry("target", 2, half_bed, 2.0, "m", "target, world x and y"),
         Entry("semi_axes", 2, 0.02, 25.0, "m", "patch semi-axes, large and small"),
         Entry("angle", 2, 1.0, 1.0, "1", "cosine and sine of twice the patch angle, times one minus the axis ratio"),
@@ -165,6 +251,10 @@ class ObservationBuilder:
         ends = np.cumsum([entry.size for entry in self.table])
         self._slices = {e.name: slice(int(end) - e.size, int(end)) for e, end in zip(self.table, ends, strict=True)}
         self._pulleys, self._attachments = machine.pulleys_world_m, machine.attachments_lens_m
+        self._shares = -np.expm1(-machine.control.period_s / np.array(MEMORY_S))
+        park_m, level = np.array(machine.park.lens_centre_world_m), np.eye(3)
+        structure = structure_matrix(self._pulleys, self._attachments, park_m, level)
+        self._park_tension_n = self._tension_n(structure)
         self._half_bed_m = np.array(machine.bed.size_m) / 2
         grid = np.array([(x, y) for x in (-1.0, 0.0, 1.0) for y in (-1.0, 0.0, 1.0)])
         self._grid_m = grid * self._half_bed_m
@@ -178,18 +268,29 @@ class ObservationBuilder:
         """Return attitude and elongation for suns (...): the lens faces the sun, its cables tensioned inside the band."""
         sun = sun_direction_world(zenith_rad, azimuth_rad)
         rotation = rotation_facing(sun)
+        focused, dropped = (self._slack_coefficients(sun, rotation, drop_m) for drop_m in (0.0, DROP_M))
+        slack = np.concatenate([focused, dropped - focused], axis=-1)
+        return Reference(sun, rotation, self.anchors_m(rotation), slack)
+
+    def _slack_coefficients(self, sun: Array, rotation: Array, drop_m: float) -> Array:
+        """(..., 8, 6) quadratic in the spot of counted length over length, ``drop_m`` below focus."""
         machine = self.machine
         spots = self._grid_m.reshape(len(self._grid_m), *[1] * (sun.ndim - 1), 2)
-        centres = work_centre_world_m(spots, sun, machine.lens.focal_length_m, machine.sand.height_m)
+        centres = work_centre_world_m(spots, sun, machine.lens.focal_length_m - drop_m, machine.sand.height_m)
         structure = structure_matrix(self._pulleys, self._attachments, centres, rotation)
-        tension = np.clip(
-            reference_tensions_n(structure, weight_n(machine.lens.moving_mass_kg), machine.tension_band_n),
-            0,
-            machine.limits.tension_max_n,
-        )
-        shares = unwound_lengths_m(1.0, tension, machine.drive.cable_stiffness_n)
+        tension = self._tension_n(structure)
+        lengths = cable_lengths_m(self._pulleys, self._attachments, centres, rotation)
+        stretch_m = machine.drum_side_m * (tension - self._park_tension_n) / machine.drive.cable_stiffness_n
+        shares = unwound_lengths_m(1.0, tension, machine.drive.cable_stiffness_n) - stretch_m / lengths
         fitted = [sum(weight * share for weight, share in zip(row, shares, strict=True)) for row in self._fit]
-        return Reference(sun, rotation, np.stack([np.asarray(column) for column in fitted], axis=-1))
+        return np.stack([np.asarray(column) for column in fitted], axis=-1)
+
+    def _tension_n(self, structure: Array) -> Array:
+        """(..., 8) tensions to hold the lens with."""
+        machine = self.machine
+        weight = weight_n(machine.lens.moving_mass_kg)
+        tension = reference_tensions_n(structure, weight, machine.tension_band_n)
+        return np.clip(tension, 0, machine.limits.tension_max_n)
 
     def why_not_held(self) -> str | None:
         """Return why the lens cannot be held at work over the middle of the bed under the machine file's sun, or None."""
@@ -205,14 +306,39 @@ class ObservationBuilder:
             return f"no cable tensions found that hold the lens at work over the middle of the bed (best: {best})"
         return None
 
-    def reference_lengths_m(self, spot_world_m: Array, reference: Reference) -> Array:
-        """Return (..., 8) stress-free cable lengths that put focused light on ``spot_world_m`` (..., 2)."""
-        lens = self.machine.lens
-        centre = work_centre_world_m(spot_world_m, reference.sun_world, lens.focal_length_m, self.machine.sand.height_m)
-        monomials = _monomials(spot_world_m / self._half_bed_m)
-        coefficients = reference.slack_coefficients
-        share = sum(coefficients[..., i] * monomials[i][..., None] for i in range(6))
-        return cable_lengths_m(self._pulleys, self._attachments, centre, reference.rotation) * share
+    def anchors_m(self, rotation: Array) -> Array:
+        """Return (..., 3, 8) pulleys less the attachments' arms, for lens attitudes (..., 3, 3)."""
+        arms = apply(rotation[..., None, :, :], self._attachments)
+        return np.swapaxes(self._pulleys - arms, -1, -2)
+
+    def reference_lengths_m(self, spot_world_m: Array, reference: Reference, drop_m: ArrayLike = 0.0) -> Array:
+        """Return the (..., 8) cable lengths to count that put light on ``spot_world_m`` (..., 2), ``drop_m`` (...) below focus.
+
+        Counted is stress-free cable between pulley and lens, and what passed the pulley since park because the cable behind
+        it, down to the drum, is stretched more or less than there.
+        """
+        return self._cables(spot_world_m, reference, drop_m)[0]
+
+    def _cables(
+        self, spot_world_m: Array, reference: Reference, drop_m: ArrayLike
+    ) -> tuple[Array, Array, Array, Array]:
+        """(..., 8) counted lengths, the change of lengths per metre that the lens moves along world x and y, and lengths."""
+        lens, sun, anchors = self.machine.lens, reference.sun_world, reference.anchors_m
+        up_m = lens.focal_length_m - np.asarray(drop_m)
+        x = anchors[..., 0, :] - (spot_world_m[..., 0] + up_m * sun[..., 0])[..., None]
+        y = anchors[..., 1, :] - (spot_world_m[..., 1] + up_m * sun[..., 1])[..., None]
+        z = anchors[..., 2, :] - (self.machine.sand.height_m + up_m * sun[..., 2])[..., None]
+        lengths = np.sqrt(x * x + y * y + z * z)
+        u, v = spot_world_m[..., 0] / self._half_bed_m[0], spot_world_m[..., 1] / self._half_bed_m[1]
+        k = reference.slack_coefficients
+        u, v = u[..., None], v[..., None]
+        share = k[..., 0] + u * (k[..., 1] + u * k[..., 3] + v * k[..., 4]) + v * (k[..., 2] + v * k[..., 5])
+        drop = np.asarray(drop_m)
+        if drop.any():
+            k = k[..., 6:]
+            more = k[..., 0] + u * (k[..., 1] + u * k[..., 3] + v * k[..., 4]) + v * (k[..., 2] + v * k[..., 5])
+            share = share + more * (drop * (1 / DROP_M))[..., None]
+        return lengths * share, -x / lengths, -y / lengths, lengths
 
     def build(
         self,
@@ -220,23 +346,38 @@ class ObservationBuilder:
         plan: Plan,
         commands_m_s: Array,
         reference: Reference,
+        memory: Memory,
     ) -> NDArray[np.float32]:
-        """Return the (..., size) observation, scaled and clipped.
+        """Return the (..., size) observation, scaled and clipped; call once per tick: the memory takes the tick in.
 
         ``commands_m_s``: (..., COMMANDS_KEPT, 8) approved cable speeds, newest first, positive pays out.
         """
         batch = measurement.cable_length_m.shape[:-1]
         raw = np.empty((*batch, self.size))
-        now = self.reference_lengths_m(plan.target_world_m, reference)
-        soon = self.reference_lengths_m(plan.target_ahead_world_m[..., 0, :], reference)
+        now, along_x, along_y, _ = self._cables(plan.target_world_m, reference, plan.drop_m)
+        soon = self.reference_lengths_m(plan.target_ahead_world_m[..., 0, :], reference, plan.drop_soon_m)
         large, small = measurement.patch_semi_axes_m[..., 0], measurement.patch_semi_axes_m[..., 1]
         flatness = 1 - small / np.maximum(large, 1e-6)
         parts = self._slices
+        length_error = now - measurement.cable_length_m
+        counter_error = _explained(along_x, along_y, length_error)
+        memory.add(
+            plan.target_world_m - counter_error,
+            measurement.patch_centre_world_m,
+            measurement.patch_seen,
+            measurement.patch_age_s * (1 / self.machine.control.period_s),
+            self._shares,
+        )
         raw[..., parts["spot_error"]] = plan.target_at_capture_world_m - measurement.patch_centre_world_m
-        raw[..., parts["length_error"]] = now - measurement.cable_length_m
+        raw[..., parts["counter_error"]] = counter_error
+        estimate = counter_error[..., None] - memory.offset_m
+        raw[..., parts["spot_estimate"]] = estimate.reshape(*batch, -1)
+        raw[..., parts["offset_spread"].start] = np.sqrt(memory.spread_m2)
+        raw[..., parts["length_error"]] = length_error
         raw[..., parts["feed_forward"]] = (soon - now) / LOOK_AHEAD_S[0]
         ahead = plan.target_ahead_world_m - plan.target_world_m[..., None, :]
         raw[..., parts["path_ahead"]] = ahead.reshape(*batch, -1)
+        raw[..., parts["drop"].start] = plan.drop_m
         raw[..., parts["target"]] = plan.target_world_m
         raw[..., parts["semi_axes"]] = measurement.patch_semi_axes_m
         raw[..., parts["angle"].start] = np.cos(2 * measurement.patch_angle_rad) * flatness
@@ -247,6 +388,14 @@ class ObservationBuilder:
         raw[..., parts["patch_seen"].start] = measurement.patch_seen
         raw *= self._inverse_scale
         return np.clip(raw, -self.high, self.high).astype(np.float32)
+
+
+def _explained(along_x: Array, along_y: Array, lengths_m: Array) -> Array:
+    """(..., 2) the level move of the lens that explains (..., 8) length changes best."""
+    aa, ab, bb = (along_x * along_x).sum(axis=-1), (along_x * along_y).sum(axis=-1), (along_y * along_y).sum(axis=-1)
+    al, bl = (along_x * lengths_m).sum(axis=-1), (along_y * lengths_m).sum(axis=-1)
+    scale = 1 / (aa * bb - ab * ab)
+    return np.stack([(bb * al - ab * bl) * scale, (aa * bl - ab * al) * scale], axis=-1)
 
 
 def _monomials(xy: Array) -> tuple[Array, ...]:

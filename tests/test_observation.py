@@ -12,9 +12,17 @@ from hypothesis import strategies as st
 
 from melter.geometry.cables import cable_lengths_m, structure_matrix
 from melter.geometry.pose import rotation_facing, sun_direction_world, work_centre_world_m
-from melter.geometry.reference import weight_n
+from melter.geometry.reference import reference_tensions_n, weight_n
 from melter.machine import Machine, load_machine, machine_from_table
-from melter.observation import LOOK_AHEAD_S, Measurement, ObservationBuilder, Plan, observation_table, table_sha256
+from melter.observation import (
+    LOOK_AHEAD_S,
+    Measurement,
+    Memory,
+    ObservationBuilder,
+    Plan,
+    observation_table,
+    table_sha256,
+)
 
 MACHINE = load_machine()
 BUILDER = ObservationBuilder(MACHINE)
@@ -44,7 +52,7 @@ def planned(target: Any = (0.0, 0.0), captured: Any = None, ahead: Any = None) -
 
 def build(measurement: Measurement, plan: Plan, commands: Any = None) -> Any:
     commands = np.zeros((3, 8)) if commands is None else commands
-    return BUILDER.build(measurement, plan, commands, BUILDER.reference(*SUN))
+    return BUILDER.build(measurement, plan, commands, BUILDER.reference(*SUN), Memory.empty())
 
 
 def entry(observation: Any, name: str) -> Any:
@@ -137,7 +145,13 @@ def test_reference_lengths_hold_the_lens_in_focus_on_the_spot(
     where = (MACHINE.pulleys_world_m, MACHINE.attachments_lens_m, centre, rotation)
     free = BUILDER.reference_lengths_m(np.array([x, y]), reference)
     lengths = cable_lengths_m(*where)
-    tension = MACHINE.drive.cable_stiffness_n * (lengths / free - 1)
+    stiffness, drum = MACHINE.drive.cable_stiffness_n, MACHINE.drum_side_m
+    parked = reference_tensions_n(
+        structure_matrix(*where[:2], np.array(MACHINE.park.lens_centre_world_m), np.eye(3)),
+        weight_n(MACHINE.lens.moving_mass_kg),
+        MACHINE.tension_band_n,
+    )
+    tension = (lengths - free + drum * parked / stiffness) * stiffness / (free + drum)
     missing = structure_matrix(*where) @ tension + weight_n(MACHINE.lens.moving_mass_kg)
     assert tension.min() > -5
     assert tension.max() < MACHINE.limits.tension_max_n + 5
@@ -165,9 +179,65 @@ def test_the_same_bits_alone_and_in_a_batch() -> None:
     )
     plan = Plan(rng.normal(0, 0.1, (n, 2)), rng.normal(0, 0.1, (n, 2)), rng.normal(0, 0.1, (n, len(LOOK_AHEAD_S), 2)))
     commands = rng.normal(0, 0.01, (n, 3, 8))
-    together = BUILDER.build(whole, plan, commands, BUILDER.reference(*suns))
+    together = BUILDER.build(whole, plan, commands, BUILDER.reference(*suns), Memory.empty((n,)))
     for i in range(n):
         one = Measurement(**{name: getattr(whole, name)[i] for name in Measurement.__dataclass_fields__})
         at = Plan(plan.target_world_m[i], plan.target_at_capture_world_m[i], plan.target_ahead_world_m[i])
-        alone = BUILDER.build(one, at, commands[i], BUILDER.reference(suns[0][i], suns[1][i]))
+        alone = BUILDER.build(one, at, commands[i], BUILDER.reference(suns[0][i], suns[1][i]), Memory.empty())
         np.testing.assert_array_equal(alone, together[i])
+
+
+def frames(memory: Memory, offsets: np.ndarray, *, age_s: float = 0.04, seen: bool = True) -> np.ndarray:
+    """Build an observation for each camera offset (k, 2), the lens where its counters say, and return the last."""
+    reference = BUILDER.reference(*SUN)
+    for offset in offsets:
+        measurement = measured(
+            patch_centre_world_m=offset,
+            patch_age_s=np.array(age_s),
+            patch_seen=np.array(seen),
+            cable_length_m=BUILDER.reference_lengths_m(np.zeros(2), reference),
+        )
+        observation = BUILDER.build(measurement, planned((0, 0)), np.zeros((3, 8)), reference, memory)
+    return observation
+
+
+def test_the_memory_averages_the_cameras_noise_and_keeps_the_offset() -> None:
+    rng, memory, offset = np.random.default_rng(0), Memory.empty(), np.array([0.003, -0.002])
+    observation = frames(memory, offset + rng.normal(0, 0.0005, (400, 2)))
+    estimate = entry(observation, "spot_estimate").reshape(2, 3)
+    for lane, worst in enumerate((5e-4, 3e-4, 1.5e-4)):
+        np.testing.assert_allclose(estimate[:, lane], -offset, atol=worst)
+    np.testing.assert_allclose(entry(observation, "counter_error"), 0, atol=1e-9)
+    assert entry(observation, "offset_spread") == pytest.approx(0.0007, rel=0.3)
+    # the first frame is believed at once, and what is not seen changes nothing
+    fresh = Memory.empty()
+    np.testing.assert_allclose(
+        entry(frames(fresh, offset[None]), "spot_estimate").reshape(2, 3), -np.tile(offset[:, None], 3), rtol=1e-5
+    )
+    before = fresh.offset_m.copy()
+    frames(fresh, np.full((10, 2), 0.3), seen=False)
+    np.testing.assert_array_equal(fresh.offset_m, before)
+
+
+def test_the_counters_follow_a_motion_that_the_camera_has_not_seen_yet() -> None:
+    """A spot that moves steadily, seen two periods late: the estimate is where it is now."""
+    memory, reference, period_s = Memory.empty(), BUILDER.reference(*SUN), MACHINE.control.period_s
+    speed, offset = np.array([0.02, 0.01]), np.array([0.001, 0.002])
+    for tick in range(60):
+        here, seen = speed * tick * period_s, speed * max(tick - 2, 0) * period_s + offset
+        measurement = measured(
+            patch_centre_world_m=seen,
+            patch_age_s=np.array(2 * period_s),
+            cable_length_m=BUILDER.reference_lengths_m(here, reference),
+        )
+        observation = BUILDER.build(measurement, planned(here), np.zeros((3, 8)), reference, memory)
+    np.testing.assert_allclose(
+        entry(observation, "spot_estimate").reshape(2, 3), -np.tile(offset[:, None], 3), atol=2e-5
+    )
+
+
+def test_a_lens_meant_to_hang_lower_has_shorter_lower_and_longer_upper_cables() -> None:
+    reference = BUILDER.reference(*SUN)
+    focused, dropped = (BUILDER.reference_lengths_m(np.zeros(2), reference, drop) for drop in (0.0, 0.1))
+    assert (dropped - focused)[0::2].min() > 0.005
+    assert (dropped - focused)[1::2].max() < -0.005

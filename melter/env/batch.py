@@ -11,25 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from melter.env.camera import Camera
 from melter.env.hanging import Hanging, quaternion_from_rotation
 from melter.env.mjcf import substeps_for
 from melter.env.noise import Keys, keys_of, normal, uniform
-from melter.env.params import QUANTITIES, true_sun_world
+from melter.env.params import QUANTITIES, sun_motion_per_s, true_sun_world
 from melter.env.physics import Ids, MachineBatch
 from melter.env.scenario import TRAIN, Scenario, draw_targets, look_ahead_ticks, target_count, work_reward
-from melter.env.wind import next_gust, wind_force_world_n
+from melter.env.transmission import STEPS_PER_BLOCK, Transmission, blocks_for, drum_gains
+from melter.env.wind import VEER_RAD, gust_shape, sun_through_cloud, weather_step, wind_on_lens
 from melter.errors import CommandRefused
 from melter.geometry.cables import cable_lengths_m
-from melter.geometry.light import LensOptics, fast_patch, semi_axes_and_angle
-from melter.geometry.pose import work_centre_world_m
+from melter.geometry.light import FastPatch, LensOptics, fast_patch, peak_irradiance_w_m2, semi_axes_and_angle
+from melter.geometry.pose import rotation_facing, work_centre_world_m
 from melter.machine import WINCH_COUNT, Machine
-from melter.observation import (
-    COMMANDS_KEPT,
-    Measurement,
-    ObservationBuilder,
-    Plan,
-    Reference,
-)
+from melter.observation import COMMANDS_KEPT, Measurement, Memory, ObservationBuilder, Plan, Reference
 from melter.safety.kinematics import Kinematics
 from melter.safety.limiter import TickLimits, limit_command
 
@@ -52,6 +48,9 @@ class State:
     tensions_n: Array
     defocus_m: Array
     tilt_rad: Array
+    peak_w_m2: Array
+    melting: NDArray[np.bool_]
+    """Whether the light is meant to melt: False during dark moves."""
     ending: NDArray[np.intp]
     """Index into ENDINGS."""
 
@@ -64,6 +63,8 @@ class State:
             "tensions_n": self.tensions_n,
             "defocus_m": self.defocus_m,
             "tilt_rad": self.tilt_rad,
+            "peak_w_m2": self.peak_w_m2,
+            "melting": self.melting,
         }
 
 
@@ -75,38 +76,46 @@ class SandMelterBatch:
         self.builder = ObservationBuilder(machine)
         self.limits = TickLimits.from_machine(machine)
         self._park_lengths_m = Kinematics(machine).park_lengths_m
-        ranges = {quantity.name: quantity for quantity in QUANTITIES}
+        ranges = {quantity.name: quantity for quantity in (*QUANTITIES, *scenario.randomisation.quantities)}
         stiffest = max(ranges["cable_stiffness_n"].high, machine.drive.cable_stiffness_n)
-        lightest = machine.lens.moving_mass_kg * ranges["moving_mass_kg"].low
-        self.physics = MachineBatch(machine, count, substeps_for(machine, stiffest, lightest), threads)
+        lightest = machine.lens.moving_mass_kg * min(ranges["moving_mass_kg"].low, 1.0)
+        self.blocks = blocks_for(substeps_for(machine, stiffest, lightest))
+        period_s = machine.control.period_s
+        self.physics = MachineBatch(machine, count, self.blocks * STEPS_PER_BLOCK, threads)
+        self.winches = Transmission(machine, self.physics, period_s / self.blocks)
+        seen = ranges["camera_delay_s"].high + ranges["camera_jitter_s"].high
+        self.camera = Camera(machine, count, seen)
         self.horizon = scenario.ticks(machine)
         ahead = look_ahead_ticks(machine)
         self._ahead = ahead.astype(np.intp)
         self._ahead_rest = (ahead - self._ahead)[:, None]
-        period_s = machine.control.period_s
-        self._kept = max(COMMANDS_KEPT, int(np.ceil(ranges["action_delay_s"].high / period_s)) + 2)
-        seen = ranges["camera_delay_s"].high + ranges["camera_jitter_s"].high
-        self._frames = int(np.ceil(max(seen, machine.control.camera_delay_s) / period_s)) + 2
+        delay_s = max(ranges["action_delay_s"].high, machine.control.action_delay_s)
+        self._kept = max(COMMANDS_KEPT, int(np.ceil(delay_s / period_s)) + 2)
         self._allocate()
 
     def _allocate(self) -> None:
         n, w = self.count, WINCH_COUNT
+        self._all = np.arange(n)
         self.keys: Keys = np.zeros(n, dtype=np.uint64)
         self.tick = np.zeros(n, dtype=np.int64)
-        self.values = {quantity.name: np.zeros((n, quantity.size)) for quantity in QUANTITIES}
-        self.targets = np.zeros((n, target_count(self.machine, self.scenario), 2))
+        self._drawn, self.values = _values(n)
+        self.path_kind = np.zeros(n, dtype=np.int64)
+        """(n,) index into ``scenario.KINDS``."""
+        self.targets = np.zeros((n, target_count(self.machine, self.scenario), 3))
+        self._melting = np.zeros(self.targets.shape[:2], dtype=bool)
         self.commands_m_s = np.zeros((n, self._kept, w))
         self.command_um = np.zeros((n, w), dtype=np.int64)
-        self.counted_m = np.zeros((n, w))
-        self._speed = np.zeros((n, w))
-        self._seen = np.zeros((n, self._frames, 5))
-        self._measured = np.zeros((n, 5))
-        self._age_s = np.zeros(n)
-        self._fresh = np.zeros(n, dtype=bool)
-        self._gust = np.zeros(n)
-        self._true_sun = np.zeros((n, 3))
-        self.reference = Reference(np.zeros((n, 3)), np.zeros((n, 3, 3)), np.zeros((n, w, 6)))
+        self._arrival = np.zeros((2, n, self.blocks), dtype=np.intp), np.zeros((n, self.blocks, 1))
+        self._weather = np.zeros((n, 3))
+        self._true_sun, self._sun_motion = np.zeros((n, 3)), np.zeros((n, 3))
+        anchors = np.zeros((n, 3, w))
+        self.reference = Reference(np.zeros((n, 3)), np.zeros((n, 3, 3)), anchors, np.zeros((n, w, 12)))
+        self._anchor_motion = np.zeros_like(anchors)
         self._sun_rad = np.zeros((n, 2))
+        self._lens: LensOptics | None = None
+        self.memory = Memory.empty((n,))
+        self._observation = np.zeros((n, self.builder.size), dtype=np.float32)
+        self._rotation = np.zeros((n, 3, 3))
         self._ready = np.zeros(n, dtype=bool)
         self._next: dict[str, NDArray[Any]] = {
             "seed": np.full(n, -1, dtype=np.int64),
@@ -115,10 +124,17 @@ class SandMelterBatch:
             **{name: np.zeros_like(getattr(self.reference, name)) for name in _REFERENCE},
             "centre": np.zeros((n, 3)),
             "quaternion": np.zeros((n, 4)),
-            "unwound": np.zeros((n, w)),
-            **{f"value_{name}": np.zeros_like(value) for name, value in self.values.items()},
+            **{name: np.zeros((n, w)) for name in ("counted", "unwound", "tension", "drum_tension")},
+            "patch": np.zeros((n, 5)),
+            "drawn": np.zeros_like(self._drawn),
         }
         """The episode that each simulation plays next, prepared in bulk."""
+        self._next_memory = Memory.empty((n,))
+
+    @property
+    def counted_m(self) -> Array:
+        """(n, 8) stress-free cable out, as the winch counters tell; a live view."""
+        return self.winches.counted_m
 
     # -- reset ------------------------------------------------------------------------------------------------
 
@@ -131,37 +147,72 @@ class SandMelterBatch:
         if not self._ready[ids].all():
             self._prepare(np.flatnonzero(~self._ready & (self._next["seed"] >= 0)))
         chosen = {name: value[ids] for name, value in self._next.items()}
-        for name in self.values:
-            self.values[name][ids] = chosen[f"value_{name}"]
-        self.physics.configure(ids, {name: chosen[f"value_{name}"] for name in self.values})
-        self.physics.place(ids, chosen["centre"], chosen["quaternion"], chosen["unwound"])
+        self._drawn[ids] = chosen["drawn"]
         for name in _REFERENCE:
             getattr(self.reference, name)[ids] = chosen[name]
         for name in _PREPARED:
             getattr(self, name)[ids] = chosen[name]
-        for name in ("tick", "command_um", "commands_m_s", "_speed", "_gust"):
+        self._configure(ids)
+        self.physics.place(ids, chosen["centre"], chosen["quaternion"], chosen["unwound"])
+        self.winches.start(ids, chosen["counted"], chosen["tension"], chosen["drum_tension"])
+        for name in ("tick", "command_um", "commands_m_s"):
             getattr(self, name)[ids] = 0
-        self._first_frame(ids)
+        self.camera.start(ids, chosen["patch"])
+        self.memory.put(ids, self._next_memory.rows(ids))
         self._next["episode"][ids] += 1
         self._ready[ids] = False
+
+    def _configure(self, ids: Ids) -> None:
+        """Bring everything that depends on an episode's parameters alone up to date."""
+        values = {name: value[ids] for name, value in self.values.items()}
+        self.physics.configure(ids, values)
+        self.winches.configure(ids, values, self._park_lengths_m)
+        late = values["action_delay_s"] * (1 / self.machine.control.period_s)
+        edges = np.arange(self.blocks + 1) / self.blocks
+        oldest = np.clip(np.ceil(late - edges[:-1]), 0, self._kept - 1)
+        newest = np.clip(np.ceil(late - edges[1:]), 0, self._kept - 1)
+        rows = (ids * self._kept)[:, None]
+        self._arrival[0][0][ids], self._arrival[0][1][ids] = (
+            rows + oldest.astype(np.intp),
+            rows + newest.astype(np.intp),
+        )
+        until = np.clip((late - newest - edges[:-1]) * self.blocks, 0.0, 1.0)
+        self._arrival[1][ids] = np.where(oldest > newest, 1 - until, 0.0)[:, :, None]
+        self._lens = None
 
     def _prepare(self, ids: Ids) -> None:
         """Work out the next episodes of simulations ``ids``: in one pass for all that lack one, as it costs as much for one."""
         following = self._next
         keys = self._keys(following["seed"][ids], following["episode"][ids])
         values = self.scenario.randomisation.draw(keys, self.machine)
-        for name, value in values.items():
-            following[f"value_{name}"][ids] = value
+        following["drawn"][ids] = np.concatenate([values[name] for name in self.values], axis=1)
         sun_rad = np.radians(np.concatenate([values["sun_zenith_deg"], values["sun_azimuth_deg"]], axis=1))
         reference = self.builder.reference(sun_rad[:, 0], sun_rad[:, 1])
         targets = draw_targets(keys, self.machine, self.scenario)
+        motion = sun_motion_per_s(reference.sun_world, values) * self.machine.control.period_s
+        turned = rotation_facing(reference.sun_world + motion)
         made = {name: getattr(reference, name) for name in _REFERENCE} | {
             "keys": keys,
-            "targets": targets,
+            "path_kind": targets.kind,
+            "targets": targets.path,
+            "_melting": targets.melting,
             "_sun_rad": sun_rad,
             "_true_sun": true_sun_world(values),
+            "_weather": normal(keys, 1, 3),
+            "_sun_motion": motion,
+            "_anchor_motion": self.builder.anchors_m(turned) - reference.anchors_m,
         }
-        made |= self._hang(keys, values, reference, targets[:, 0])
+        made |= self._hang(keys, values, reference, targets.path[:, 0])
+        patch = fast_patch(
+            self._optics(values), made["centre"], made["_rotation"], made["_true_sun"], values["bed_height_m"][:, 0]
+        )
+        made["patch"], memory = _rows_of(patch), Memory.empty(ids.shape)
+        age_s = np.full(len(ids), self.machine.control.camera_delay_s)
+        measurement = self._measurement(made["patch"], age_s, np.ones(len(ids), dtype=bool), made["counted"], sun_rad)
+        plan = self._plan(targets.path, np.arange(len(ids)), np.zeros(len(ids), dtype=np.intp), age_s)
+        still = np.zeros((len(ids), COMMANDS_KEPT, WINCH_COUNT))
+        made["_observation"] = self.builder.build(measurement, plan, still, reference, memory)
+        self._next_memory.put(ids, memory)
         for name, value in made.items():
             following[name][ids] = value
         self._ready[ids] = True
@@ -172,35 +223,35 @@ class SandMelterBatch:
         return keys_of(seeds, episodes)
 
     def _hang(self, keys: Keys, values: dict[str, Array], reference: Reference, start: Array) -> dict[str, Array]:
-        """Hang lenses near ``start`` (k, 2): counted cable lengths, pose and stress-free cable.
+        """Hang lenses at the path's ``start`` (k, 3): counted cable lengths, pose, cable and tensions.
 
-        As on the machine: parked, zeroed and tensioned by hand, then moved to work by the counters alone, so that
-        whatever the drawing has wrong shows up in pose and tensions. A known offset on top is what a policy sees.
+        As on the machine: trimmed by its owner over the middle of the bed, lens covered, then moved by the counters alone,
+        so that whatever the drawing has wrong shows up in pose and tensions. A known offset on top is what a policy sees.
         """
-        machine, offset = self.machine, 2 * uniform(keys, 20, 3) - 1
+        machine, offset, builder = self.machine, 2 * uniform(keys, 20, 3) - 1, self.builder
         focus, facing = machine.lens.focal_length_m, reference.rotation
-        exact = work_centre_world_m(start, reference.sun_world, focus, machine.sand.height_m)
+        sand_m, middle = machine.sand.height_m, np.zeros((len(keys), 2))
+        exact = work_centre_world_m(start[:, :2], reference.sun_world, focus - start[:, 2], sand_m)
         known = exact + offset * self.scenario.start_offset_m
         moved = cable_lengths_m(machine.pulleys_world_m, machine.attachments_lens_m, known, facing)
         there = cable_lengths_m(machine.pulleys_world_m, machine.attachments_lens_m, exact, facing)
-        counted = self.builder.reference_lengths_m(start, reference) + moved - there
-        hanging = Hanging.from_values(values)
-        _, _, parked = hanging.zeroed_at_park(machine, values)
-        unwound = parked + values["drum_gain"] * (counted - self._park_lengths_m)
-        centre, rotation = hanging.rest(unwound, known, facing)
+        counted = builder.reference_lengths_m(start[:, :2], reference, start[:, 2]) + moved - there
+        hanging = Hanging.from_values(machine, values)
+        middle_m = work_centre_world_m(middle, reference.sun_world, focus, sand_m)
+        trim = hanging.trimmed(machine, values, middle_m, facing)
+        trimmed = builder.reference_lengths_m(middle, reference)
+        wound = 0.5 * (counted + trimmed) - self._park_lengths_m
+        gain = drum_gains(values) * (1 - values["drum_build_up_per_m"] * wound)
+        rest = hanging.moved(trim, (counted - trimmed) * gain, known, facing)
         return {
-            "counted_m": counted,
-            "centre": centre,
-            "quaternion": quaternion_from_rotation(rotation),
-            "unwound": unwound,
+            "counted": counted,
+            "centre": rest.centre_world_m,
+            "_rotation": rest.rotation,
+            "quaternion": quaternion_from_rotation(rest.rotation),
+            "unwound": rest.unwound_m,
+            "tension": rest.tension_n,
+            "drum_tension": rest.drum_tension_n,
         }
-
-    def _first_frame(self, ids: Ids) -> None:
-        frame, _, _ = self._light()
-        self._seen[ids] = frame[ids, None, :]
-        self._measured[ids] = frame[ids]
-        self._age_s[ids] = self.machine.control.camera_delay_s
-        self._fresh[ids] = True
 
     # -- step -------------------------------------------------------------------------------------------------
 
@@ -213,162 +264,198 @@ class SandMelterBatch:
         wanted = np.asarray(actions, dtype=float)
         if not np.isfinite(wanted).all():
             raise CommandRefused("action: holds a number that is not finite; must be eight numbers in [-1, 1]")
-        machine = self.machine
+        machine, commands = self.machine, self.commands_m_s
         requested = np.clip(wanted, -1.0, 1.0) * machine.limits.speed_normal_m_s
         counted_um = np.rint(self.counted_m * 1e6).astype(np.int64)
-        before = self.commands_m_s[:, 0].copy()
-        self.command_um = limit_command(requested, self.command_um, counted_um, None, self.limits)
-        self.commands_m_s[:, 1:] = self.commands_m_s[:, :-1]
-        self.commands_m_s[:, 0] = self.limits.counts_to_m_s(self.command_um)
-        self.physics.advance(self._winches(), self._wind_force())
-        self.tick += 1
-        state = self._film()
-        change = (self.commands_m_s[:, 0] - before) * (1 / machine.limits.speed_normal_m_s)
-        terms = work_reward(state.spot_error_m, state.tilt_rad, state.defocus_m, state.tensions_n, change, machine)
+        state = self.drive(limit_command(requested, self.command_um, counted_um, None, self.limits))
+        change = (commands[:, 0] - commands[:, 1]) * (1 / machine.limits.speed_normal_m_s)
+        amiss = state.defocus_m - self.targets[self._all, self.tick, 2]
+        terms = work_reward(state.spot_error_m, state.tilt_rad, amiss, state.tensions_n, change, machine)
+        seen = self.commands_m_s[:, :COMMANDS_KEPT]
+        self._observation = self.builder.build(self.measurement(), self.plan(), seen, self.reference, self.memory)
         return terms, state
 
-    def _winches(self) -> Array:
-        """(n, substeps, 8) pay-out speeds: delayed commands through the motors' lag; counts what the counters see."""
-        k, period_s = self.physics.substeps, self.machine.control.period_s
-        moment = (np.arange(k) + 0.5) / k
-        late = np.ceil(self.values["action_delay_s"] / period_s - moment)
-        which = np.clip(late, 0, self._kept - 1).astype(np.intp)
-        speeds = np.take_along_axis(self.commands_m_s, which[:, :, None], axis=1)
-        speeds *= self.values["speed_gain"][:, None, :]
-        share = -np.expm1(-period_s / k / np.maximum(self.values["motor_lag_s"], 1e-6))
-        speed = self._speed
-        for step in range(k):
-            speed = speed + (speeds[:, step] - speed) * share
-            speeds[:, step] = speed
-        self._speed = speed
-        self.counted_m += speeds.sum(axis=1) * (period_s / k)
-        speeds *= self.values["drum_gain"][:, None, :]
-        return speeds
+    def drive(self, command_um: NDArray[np.int64]) -> State:
+        """Advance every machine by one control period at approved speeds (n, 8), micrometres per period; return the truth.
 
-    def _wind_force(self) -> Array:
-        """(n, 3) force on the lens, one step of the gusts on."""
-        values = self.values
-        self._gust = next_gust(
-            self._gust, self.machine.control.period_s, normal(self.keys, 1_000_000 + self.tick, 1)[:, 0]
-        )
-        return wind_force_world_n(
-            self.machine,
-            values["wind_m_s"][:, 0],
-            values["wind_turbulence"][:, 0],
-            self._gust,
-            np.radians(values["wind_azimuth_deg"][:, 0]),
-            self.physics.rotation[:, :, 2],
-        )
+        No new observation is built: whoever drives like this does not ask a policy.
+        """
+        commands = self.commands_m_s
+        self.command_um = command_um
+        commands[:, 1:] = commands[:, :-1]
+        commands[:, 0] = self.limits.counts_to_m_s(self.command_um)
+        self._blow()
+        self.winches.advance(self._asked())
+        self.tick += 1
+        for moving, by in (
+            (self._true_sun, self._sun_motion),
+            (self.reference.sun_world, self._sun_motion),
+            (self.reference.anchors_m, self._anchor_motion),
+        ):
+            moving += by
+        return self._look()
 
-    def _light(self) -> tuple[Array, Array, Array]:
-        """(n, 5) centre and covariance of the patch, (n,) tilt and defocus."""
-        values = self.values
-        lens = LensOptics.from_machine(
+    def _asked(self) -> Array:
+        """(n, blocks, 8) speeds that reach the motors: commands, delayed."""
+        commands = self.commands_m_s.reshape(-1, WINCH_COUNT)
+        (oldest, newest), share = self._arrival
+        before = commands[oldest]
+        return before + (commands[newest] - before) * share
+
+    def _blow(self) -> None:
+        """Wind on the lens, one period on."""
+        values, period_s = self.values, self.machine.control.period_s
+        self._weather = weather_step(self._weather, period_s, normal(self.keys, 1_000_000 + self.tick, 3))
+        gust = (values["wind_gust"][:, 0] - 1) * gust_shape(self.keys, self.tick * period_s)
+        speed = values["wind_m_s"][:, 0] * np.maximum(
+            1 + values["wind_turbulence"][:, 0] * self._weather[:, 0] + gust, 0
+        )
+        veered = np.radians(values["wind_azimuth_deg"][:, 0]) + VEER_RAD * self._weather[:, 1]
+        self.physics.begin_period(*wind_on_lens(self.machine, speed, veered, self._rotation[:, :, 2]))
+
+    def _light(self) -> FastPatch:
+        """Light patches as they are now."""
+        physics = self.physics
+        self._rotation = physics.rotation
+        self._lens = self._lens or self._optics(self.values)
+        height = self.values["bed_height_m"][:, 0]
+        return fast_patch(self._lens, physics.centre_world_m, self._rotation, self._true_sun, height)
+
+    def _optics(self, values: dict[str, Array]) -> LensOptics:
+        return LensOptics.from_machine(
             self.machine,
             focal_length_m=values["focal_length_m"][:, 0],
             facet_error_rad=values["facet_error_mrad"][:, 0] * 1e-3,
             transmission=values["transmission"][:, 0],
             circumsolar_ratio=values["circumsolar_ratio"][:, 0],
         )
-        physics = self.physics
-        patch = fast_patch(lens, physics.centre_world_m, physics.rotation, self._true_sun, values["bed_height_m"][:, 0])
-        frame = np.empty((self.count, 5))
-        frame[:, :2] = patch.centre_world_m
-        frame[:, 2], frame[:, 3], frame[:, 4] = patch.xx, patch.xy, patch.yy
-        return frame, patch.tilt_rad, patch.defocus_m
 
-    def _film(self) -> State:
-        """The camera's newest frame: delayed, noisy, sometimes missing; and the truth."""
-        finite = self.physics.is_finite()
-        frame, tilt, defocus = self._light()
-        self._seen[:, 1:] = self._seen[:, :-1]
-        self._seen[:, 0] = frame
-        values, period_s, n = self.values, self.machine.control.period_s, np.arange(self.count)
-        dice = uniform(self.keys, 2_000_000 + self.tick, 2)
-        jitter_s = values["camera_jitter_s"][:, 0] * dice[:, 0]
-        delay = (values["camera_delay_s"][:, 0] + jitter_s) / period_s
-        older = np.minimum(delay.astype(np.intp), self._frames - 2)
-        blend = (delay - older)[:, None]
-        seen = self._seen[n, older] * (1 - blend) + self._seen[n, older + 1] * blend
-        seen[:, :2] += normal(self.keys, 3_000_000 + self.tick, 2) * values["camera_noise_m"]
-        self._fresh = dice[:, 1] >= values["camera_loss"][:, 0]
-        self._measured = np.where(self._fresh[:, None], seen, self._measured)
-        self._age_s = np.where(self._fresh, self.machine.control.camera_delay_s + jitter_s, self._age_s + period_s)
-        target = self.targets[n, self.tick]
-        error = frame[:, :2] - target
+    def _look(self) -> State:
+        """The truth now; the camera takes its picture of it."""
+        finite, n = self.physics.is_finite(), self._all
+        patch = self._light()
+        passed = sun_through_cloud(self._weather[:, 2], self.values["cloud_share"][:, 0])
+        sun_w_m2 = self.values["dni_w_m2"][:, 0] * passed
+        lens = self._lens or self._optics(self.values)
+        peak_w_m2 = np.asarray(peak_irradiance_w_m2(lens, patch, sun_w_m2))
+        self.camera.film(_rows_of(patch), peak_w_m2, patch.tilt_rad, sun_w_m2, self.values, self.keys, self.tick)
+        target = self.targets[n, self.tick, :2]
+        error = patch.centre_world_m - target
         error_m = np.sqrt(error[:, 0] ** 2 + error[:, 1] ** 2)
-        tension = self.physics.tension_n
+        tension = self.winches.tension_n
         ending = np.where(self.tick >= self.horizon, 1, 0)
         ending[tension.max(axis=1) > self.machine.limits.tension_trip_n] = 2
         ending[error_m > LOST_M] = 3
-        ending[tilt > TIPPED_RAD] = 4
-        ending[~finite] = 5
-        return State(error_m, frame[:, :2], target, tension, defocus, tilt, ending)
+        ending[patch.tilt_rad > TIPPED_RAD] = 4
+        ending[~(finite & np.isfinite(error_m))] = 5
+        return State(
+            error_m,
+            patch.centre_world_m,
+            target,
+            tension,
+            patch.defocus_m,
+            patch.tilt_rad,
+            peak_w_m2,
+            self.melting,
+            ending,
+        )
 
     # -- observe ----------------------------------------------------------------------------------------------
 
     def measurement(self) -> Measurement:
         """Return what the machines tell now: as much as a webcam and winch counters can."""
-        semi_axes, angle = semi_axes_and_angle(self._measured[:, 2], self._measured[:, 3], self._measured[:, 4])
-        return Measurement(
-            patch_age_s=self._age_s,
-            patch_centre_world_m=self._measured[:, :2],
-            patch_semi_axes_m=semi_axes,
-            patch_angle_rad=angle,
-            patch_seen=self._fresh,
-            cable_length_m=self.counted_m,
-            sun_zenith_rad=self._sun_rad[:, 0],
-            sun_azimuth_rad=self._sun_rad[:, 1],
-        )
+        camera = self.camera
+        return self._measurement(camera.measured, camera.age_s, camera.fresh, self.counted_m, self._sun_rad)
+
+    @staticmethod
+    def _measurement(
+        patch: Array, age_s: Array, seen: NDArray[np.bool_], counted_m: Array, sun_rad: Array
+    ) -> Measurement:
+        semi_axes, angle = semi_axes_and_angle(patch[:, 2], patch[:, 3], patch[:, 4])
+        return Measurement(age_s, patch[:, :2], semi_axes, angle, seen, counted_m, sun_rad[:, 0], sun_rad[:, 1])
+
+    @property
+    def melting(self) -> NDArray[np.bool_]:
+        """(n,) whether the light is meant to melt now: False during dark moves."""
+        return self._melting[self._all, self.tick]
 
     @property
     def patch(self) -> Array:
         """(n, 5) the light patch as it truly is: centre x and y, second central moments xx, xy, yy; a live view."""
-        return self._seen[:, 0]
+        return self.camera.seen[:, 0]
 
     def plan(self) -> Plan:
         """Return where the light should be now, when it was seen, and just ahead."""
-        n = np.arange(self.count)
-        past = np.maximum(self.tick - self._age_s / self.machine.control.period_s, 0.0)
+        return self._plan(self.targets, self._all, self.tick, self.camera.age_s)
+
+    def _plan(self, targets: Array, n: Ids, tick: NDArray[np.int64], age_s: Array) -> Plan:
+        path, rows = targets.reshape(-1, 3), n * targets.shape[1]
+        past = np.maximum(tick - age_s * (1 / self.machine.control.period_s), 0.0)
         whole = past.astype(np.intp)
         blend = (past - whole)[:, None]
-        captured = self.targets[n, whole] * (1 - blend) + self.targets[n, whole + 1] * blend
-        later = self.tick[:, None] + self._ahead
-        ahead = self.targets[n[:, None], later]
+        earlier = path[rows + whole, :2]
+        captured = earlier + (path[rows + whole + 1, :2] - earlier) * blend
+        later = (rows + tick)[:, None] + self._ahead
+        ahead, now = path[later], path[rows + tick]
         if self._ahead_rest.any():
-            ahead = ahead + (self.targets[n[:, None], later + 1] - ahead) * self._ahead_rest
-        return Plan(self.targets[n, self.tick], captured, ahead)
+            ahead = ahead + (path[later + 1] - ahead) * self._ahead_rest
+        return Plan(now[:, :2], captured, ahead[..., :2], now[:, 2], ahead[:, 0, 2])
 
     def observe(self) -> NDArray[np.float32]:
-        """Return the (n, size) observations."""
-        return self.builder.build(self.measurement(), self.plan(), self.commands_m_s[:, :COMMANDS_KEPT], self.reference)
+        """Return the (n, size) observations after the last step or reset."""
+        return self._observation.copy()
 
     # -- resume -----------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return copies of everything that a batch of the same size needs to go on from here."""
         arrays = {name: getattr(self, name).copy() for name in _KEPT}
-        arrays |= {f"value_{name}": value.copy() for name, value in self.values.items()}
         arrays |= {f"reference_{name}": getattr(self.reference, name).copy() for name in _REFERENCE}
+        for part, names in self._parts():
+            arrays |= {f"{type(part).__name__}.{name}": getattr(part, name).copy() for name in names}
         return arrays | {f"physics_{name}": value for name, value in self.physics.state().items()}
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         """Go on from :meth:`state`, bit for bit."""
         for name in _KEPT:
-            setattr(self, name, state[name].copy())
-        for name, value in self.values.items():
-            value[:] = state[f"value_{name}"]
+            getattr(self, name)[...] = state[name]
+        self._configure(self._all)
         for name in _REFERENCE:
-            getattr(self.reference, name)[:] = state[f"reference_{name}"]
-        self.physics.configure(np.arange(self.count), self.values)
+            getattr(self.reference, name)[...] = state[f"reference_{name}"]
+        for part, names in self._parts():
+            for name in names:
+                setattr(part, name, state[f"{type(part).__name__}.{name}"].copy())
         self.physics.restore({name: state[f"physics_{name}"] for name in ("qpos", "qvel", "act")})
 
+    def _parts(self) -> tuple[tuple[Any, tuple[str, ...]], ...]:
+        memory = ("seen", "offset_m", "spread_m2", "spots_m")
+        return (
+            (self.winches, Transmission.KEPT),
+            (self.camera, Camera.KEPT),
+            (self.memory, memory),
+        )
 
-_REFERENCE = ("sun_world", "rotation", "slack_coefficients")
-_PREPARED = ("keys", "targets", "counted_m", "_sun_rad", "_true_sun")
-"""What an episode starts with."""
-_KEPT = (
-    *_PREPARED,
-    *("tick", "commands_m_s", "command_um", "_speed", "_seen", "_measured", "_age_s", "_fresh", "_gust"),
+
+def _values(count: int) -> tuple[Array, dict[str, Array]]:
+    """One row of drawn values for each simulation, and views of it by quantity."""
+    ends = np.cumsum([quantity.size for quantity in QUANTITIES])
+    drawn = np.zeros((count, int(ends[-1])))
+    return drawn, {q.name: drawn[:, end - q.size : end] for q, end in zip(QUANTITIES, ends, strict=True)}
+
+
+def _rows_of(patch: FastPatch) -> Array:
+    """(n, 5) centre and second central moments."""
+    rows = np.empty((len(patch.xx), 5))
+    rows[:, :2] = patch.centre_world_m
+    rows[:, 2], rows[:, 3], rows[:, 4] = patch.xx, patch.xy, patch.yy
+    return rows
+
+
+_REFERENCE = ("sun_world", "rotation", "anchors_m", "slack_coefficients")
+_PREPARED = (
+    *("keys", "path_kind", "targets", "_melting", "_sun_rad", "_true_sun", "_sun_motion", "_anchor_motion"),
+    *("_weather", "_rotation", "_observation"),
 )
-"""What a checkpoint holds."""
+"""What an episode starts with."""
+_KEPT = (*_PREPARED, "_drawn", "tick", "commands_m_s", "command_um")
+"""What a checkpoint holds, beside the parts' own."""

@@ -1,7 +1,7 @@
 """What an episode asks for: how long it lasts, which machine it meets, which path the light has to follow.
 
 Paths are drawn as targets at every control tick: headings that change at corners, curvature for arcs, folded
-back into the working area at its edges.
+back into the working area at its edges; islands with dark moves between them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melter.env.noise import Keys, uniform
-from melter.env.params import NOMINAL, Randomisation
+from melter.env.params import BED_SHARE, NOMINAL, Randomisation
 from melter.errors import BadInput
 from melter.machine import Machine
-from melter.observation import LOOK_AHEAD_S
+from melter.observation import DROP_M, LOOK_AHEAD_S
 
 Array = NDArray[np.float64]
 
-KINDS = ("line", "circle", "corners")
+KINDS = ("line", "circle", "corners", "islands")
+"""Paths: straight, round, with a sharp corner every few seconds, and short tracks with dark moves between them."""
+ISLAND_S, HOP_M, RAMP_S = (3.0, 6.0), (0.08, 0.30), 0.5
+"""Time on an island, distance to the next one, time to reach the speed of a dark move (the normal cable speed)."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Where the light should be, for n episodes."""
+
+    kind: NDArray[np.int_]
+    """(n,) index into KINDS"""
+    path: Array
+    """(n, target_count, 3) world x and y of the spot, and how far the lens is to be below focus, at every control tick, metres"""
+    melting: NDArray[np.bool_]
+    """(n, target_count) False during dark moves"""
 
 
 @dataclass(frozen=True)
@@ -32,7 +47,7 @@ class Scenario:
     """Slowest and fastest feed, drawn evenly in its logarithm."""
     start_offset_m: float = 0.006
     """Largest known distance of the lens from where it should be when the episode starts, each axis."""
-    bed_share: float = 0.9
+    bed_share: float = BED_SHARE
     """Share of the working area that paths use."""
     suite: str | None = None
     """Name, for evaluation suites: fixes which episodes are played, whatever the seed."""
@@ -77,10 +92,9 @@ def target_count(machine: Machine, scenario: Scenario) -> int:
     return scenario.ticks(machine) + int(np.ceil(look_ahead_ticks(machine).max())) + 2
 
 
-def draw_targets(keys: Keys, machine: Machine, scenario: Scenario) -> Array:
-    """Return (n, target_count, 2) targets at every control tick, world x and y, metres."""
-    count = target_count(machine, scenario)
-    period_s = machine.control.period_s
+def draw_targets(keys: Keys, machine: Machine, scenario: Scenario) -> Targets:
+    """Return where the light should be at every control tick, for simulations with these keys (n,)."""
+    count, period_s = target_count(machine, scenario), machine.control.period_s
     half = np.array(machine.bed.size_m) / 2 * scenario.bed_share
     choice = uniform(keys, 10, 6)
     low, high = scenario.feed_m_s
@@ -93,7 +107,65 @@ def draw_targets(keys: Keys, machine: Machine, scenario: Scenario) -> Array:
     step = feed[:, None] * period_s
     x = start[:, :1] + np.cumsum(step * np.cos(heading), axis=1) - step * np.cos(heading[:, :1])
     y = start[:, 1:] + np.cumsum(step * np.sin(heading), axis=1) - step * np.sin(heading[:, :1])
-    return np.stack([_fold(x, half[0]), _fold(y, half[1])], axis=-1)
+    path = np.stack([_fold(x, half[0]), _fold(y, half[1]), np.zeros_like(x)], axis=-1)
+    melting = np.ones((len(keys), count), dtype=bool)
+    hops = np.flatnonzero(kind == KINDS.index("islands"))
+    if len(hops):
+        path[hops], melting[hops] = _islands(keys[hops], machine, scenario, start[hops], feed[hops], half)
+    return Targets(kind, path, melting)
+
+
+def _islands(
+    keys: Keys, machine: Machine, scenario: Scenario, start: Array, feed: Array, half: Array
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Short straight tracks with dark moves between them: lower the lens out of focus, move, raise it again."""
+    count, speed = target_count(machine, scenario), machine.limits.speed_normal_m_s
+    now = machine.control.period_s * np.arange(count)
+    shift_s = 2 * DROP_M / speed
+    if scenario.suite is None:  # in training an episode may begin anywhere in its first cycle
+        now = now + uniform(keys, 13, 1) * (ISLAND_S[0] + 2 * shift_s)
+    now = np.broadcast_to(now, (len(keys), count))
+    path = np.zeros((len(keys), count, 3))
+    path[:, :, :2] = start[:, None]
+    melting = np.ones((len(keys), count), dtype=bool)
+    begin, here, number = np.zeros(len(keys)), start, 0
+    while begin.min() < now[:, -1].max():
+        dice = uniform(keys, 40 + number, 4)
+        melt_s = ISLAND_S[0] + dice[:, 0] * (ISLAND_S[1] - ISLAND_S[0])
+        heading, way = 2 * np.pi * dice[:, 1], 2 * np.pi * dice[:, 2]
+        end = _inside(here + (feed * melt_s)[:, None] * np.stack([np.cos(heading), np.sin(heading)], axis=1), half)
+        away = (HOP_M[0] + dice[:, 3] * (HOP_M[1] - HOP_M[0]))[:, None] * np.stack([np.cos(way), np.sin(way)], axis=1)
+        there = _inside(end + np.where(np.abs(end + away) > half, -away, away), half)
+        length = np.sqrt(((there - end) ** 2).sum(axis=1))
+        travel_s = length / speed + RAMP_S
+        dark = begin + melt_s
+        share = np.clip((now - begin[:, None]) / melt_s[:, None], 0, 1)
+        moved = _ramped((now - (dark + shift_s)[:, None]) / travel_s[:, None], (RAMP_S / travel_s)[:, None])
+        path[:, :, :2] += share[:, :, None] * (end - here)[:, None] + moved[:, :, None] * (there - end)[:, None]
+        raised = dark + shift_s + travel_s
+        path[:, :, 2] += DROP_M * (
+            _smooth((now - dark[:, None]) / shift_s) - _smooth((now - raised[:, None]) / shift_s)
+        )
+        begin, here, number = raised + shift_s, there, number + 1
+        melting &= (now < dark[:, None]) | (now >= begin[:, None])
+    return path, melting
+
+
+def _inside(spot: Array, half: Array) -> Array:
+    return np.clip(spot, -half, half)
+
+
+def _smooth(share: Array) -> Array:
+    """Rise from 0 to 1 without a jump in speed."""
+    u = np.clip(share, 0, 1)
+    return u * u * (3 - 2 * u)
+
+
+def _ramped(share: Array, ramp: Array) -> Array:
+    """Go from 0 to 1 at constant speed, with ``ramp`` of the time spent on getting to it and again on stopping."""
+    u, top = np.clip(share, 0, 1), 1 / (1 - ramp)
+    rising, falling = np.minimum(u, ramp), np.maximum(u - (1 - ramp), 0)
+    return top * (rising * rising / (2 * ramp) + (u - rising) - falling * falling / (2 * ramp))
 
 
 def _headings(keys: Keys, count: int, period_s: float, kind: NDArray[np.int_]) -> Array:
@@ -115,7 +187,8 @@ def work_reward(
 ) -> dict[str, Array]:
     """Return the reward's bounded terms by name, each (n,).
 
-    ``error_m`` spot error; ``tension_n`` (n, 8); ``change`` (n, 8) change of command as a share of normal speed.
+    ``error_m`` spot error; ``defocus_m`` focus above where it should be; ``tension_n`` (n, 8); ``change`` (n, 8) change of
+    command as a share of normal speed.
     Melting wants the spot on the target to a fraction of a bead's width, the lens facing the sun and in focus,
     and every cable inside its band with a margin.
     """

@@ -1,34 +1,69 @@
-"""Wind on the lens: gusts as a first-order process, force along the lens's normal."""
+"""Weather: wind on the lens with turbulence, gusts and a centre of pressure; clouds before the sun."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from melter.env.noise import Keys, uniform
 from melter.machine import Machine
 
 Array = NDArray[np.float64]
 
 AIR_KG_M3, DRAG = 1.2, 1.2
 """Air density at 20 °C; normal force coefficient of a flat plate (Hoerner, Fluid-Dynamic Drag, ch. 3)."""
-GUST_TIME_S = 2.0
-"""Correlation time of the wind speed."""
+TURBULENCE_TIME_S, VEER_TIME_S, CLOUD_TIME_S = 2.0, 5.0, 6.0
+"""Correlation times of wind speed, wind direction and cloud."""
+VEER_RAD = 0.17
+"""Standard deviation of the wind's direction."""
+PRESSURE_SHIFT = 0.2
+"""Centre of pressure ahead of the plate's middle as a share of its width, at grazing wind (Hoerner, ch. 3)."""
+GUST_WINDOW_S, GUST_LENGTH_S, GUST_CHANCE = 8.0, 3.0, 0.4
+"""In each window of time at most one gust, a raised cosine (IEC 61400-1 describes gusts of such shape)."""
+CLOUD_EDGE = 6.0
+"""Steepness of a cloud's edge."""
+_WINDOW_DICE = 5_000_000
 
 
-def next_gust(gust: Array, period_s: float, normal: ArrayLike) -> Array:
-    """Return the gusts (unit variance) one period on; ``normal``: fresh numbers of variance 1, same shape."""
-    keep = np.exp(-period_s / GUST_TIME_S)
-    return keep * gust + np.sqrt(1 - keep * keep) * np.asarray(normal)
+def weather_step(state: Array, period_s: float, normal: ArrayLike) -> Array:
+    """Return (n, 3) turbulence, veer and cloud, each of unit variance, one period on; ``normal``: fresh numbers (n, 3)."""
+    keep = np.exp(-period_s / np.array([TURBULENCE_TIME_S, VEER_TIME_S, CLOUD_TIME_S]))
+    return keep * state + np.sqrt(1 - keep * keep) * np.asarray(normal)
 
 
-def wind_force_world_n(
-    machine: Machine, mean_m_s: ArrayLike, turbulence: ArrayLike, gust: Array, azimuth_rad: ArrayLike, axis_world: Array
-) -> Array:
-    """Return the (..., 3) force on lenses with optical axes (..., 3), by the wind's component along them.
+def gust_shape(keys: Keys, t_s: Array) -> Array:
+    """Return (n,) how far a gust is blown up at ``t_s`` (n,), from 0 to 1."""
+    window = np.floor(t_s / GUST_WINDOW_S)
+    dice = uniform(keys, _WINDOW_DICE + window.astype(np.int64), 2)
+    middle = window * GUST_WINDOW_S + GUST_LENGTH_S / 2 + dice[:, 1] * (GUST_WINDOW_S - GUST_LENGTH_S)
+    phase = np.minimum(np.abs(t_s - middle) / (GUST_LENGTH_S / 2), 1.0)
+    return np.where(dice[:, 0] < GUST_CHANCE, 0.5 + 0.5 * np.cos(np.pi * phase), 0.0)
 
-    The wind blows from ``azimuth_rad``, clockwise from north; its speed is mean × (1 + turbulence × gust), never negative.
+
+def wind_on_lens(machine: Machine, speed_m_s: Array, from_azimuth_rad: Array, axis_world: Array) -> tuple[Array, Array]:
+    """Return (n, 3) force and (n, 3) torque about the lens's middle, for optical axes (n, 3), world frame.
+
+    The wind blows level from ``from_azimuth_rad`` (n,), clockwise from north. Force: along the lens's normal, by the wind's
+    part along it; it acts ahead of the middle when the wind grazes.
     """
-    speed = np.asarray(mean_m_s) * np.maximum(1 + np.asarray(turbulence) * gust, 0.0)
-    along = -speed * (np.sin(azimuth_rad) * axis_world[..., 0] + np.cos(azimuth_rad) * axis_world[..., 1])
+    blowing = np.stack([-np.sin(from_azimuth_rad), -np.cos(from_azimuth_rad), np.zeros_like(speed_m_s)], axis=1)
+    cosine = blowing[:, 0] * axis_world[:, 0] + blowing[:, 1] * axis_world[:, 1]
     area = machine.lens.short_edge_m * machine.lens.long_edge_m
-    return (0.5 * AIR_KG_M3 * DRAG * area * along * np.abs(along))[..., None] * axis_world
+    size = 0.5 * AIR_KG_M3 * DRAG * area * speed_m_s * speed_m_s * cosine * np.abs(cosine)
+    force = size[:, None] * axis_world
+    ahead = -PRESSURE_SHIFT * np.sqrt(area)
+    bx, by, fx, fy, fz = blowing[:, 0] * ahead, blowing[:, 1] * ahead, force[:, 0], force[:, 1], force[:, 2]
+    torque = np.stack([by * fz, -bx * fz, bx * fy - by * fx], axis=1)
+    return force, torque  # the part of ``blowing`` along the axis is parallel to the force and adds no torque
+
+
+def sun_through_cloud(state: Array, share: Array) -> Array:
+    """Return (n,) the share of the direct sun that passes: 1 in the clear; cloudy for about ``share`` (n,) of the time.
+
+    Source of the normal quantile: Abramowitz and Stegun (1964), 26.2.23.
+    """
+    t = np.sqrt(-2 * np.log(np.clip(share, 1e-6, 0.5)))
+    rise = 2.515517 + t * (0.802853 + t * 0.010328)
+    threshold = t - rise / (1 + t * (1.432788 + t * (0.189269 + t * 0.001308)))
+    passes = 1 / (1 + np.exp(np.clip(CLOUD_EDGE * (state - threshold), -50, 50)))
+    return np.where(share > 0, passes, 1.0)

@@ -83,16 +83,25 @@ def tensions_in_band_n(
     band only as far as it can within ``rounds``. Source: Bauschke and Borwein, SIAM Review 38 (1996), on projections.
     """
     wrench, low, high = (np.asarray(a, dtype=float) for a in (wrench_on_lens, low_n, high_n))
-    transpose = np.swapaxes(structure, -1, -2)
-    back = transpose @ np.linalg.inv(structure @ transpose)
     tension = balanced_tensions_n(structure, wrench, preferred_n)
+    outside = ((tension < low) | (tension > high)).any(axis=-1)
+    if not outside.any():
+        return tension
+    rows = np.broadcast_to(structure, (*tension.shape[:-1], *structure.shape[-2:]))[outside]
+    low, high = (np.broadcast_to(a, tension.shape)[outside] for a in (low, high))
+    wrench = np.broadcast_to(wrench, (*tension.shape[:-1], rows.shape[-2]))[outside]
+    transpose = np.swapaxes(rows, -1, -2)
+    back = transpose @ np.linalg.inv(rows @ transpose)
+    kept = np.eye(rows.shape[-1]) - back @ rows
+    least, moved = np.squeeze(back @ -wrench[..., None], -1), tension[outside]
+    going = np.ones(len(moved), dtype=bool)
     for _ in range(rounds):
-        inside = ((tension >= low) & (tension <= high)).all(axis=-1, keepdims=True)
-        if inside.all():
+        aim = moved + 1.6 * (np.clip(moved, low, high) - moved)
+        moved = np.where(going[:, None], least + np.squeeze(kept @ aim[..., None], -1), moved)
+        going = ((moved < low) | (moved > high)).any(axis=-1)
+        if not going.any():
             break
-        aim = tension + 1.6 * (np.clip(tension, low, high) - tension)
-        missing = -wrench - np.squeeze(structure @ aim[..., None], -1)
-        tension = np.where(inside, tension, aim + np.squeeze(back @ missing[..., None], -1))
+    tension[outside] = moved
     return tension
 
 

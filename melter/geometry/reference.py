@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from melter.geometry.cables import cable_lengths_m, structure_matrix, tensions_in_band_n, unwound_lengths_m
 
@@ -11,8 +11,10 @@ Array = NDArray[np.float64]
 
 GRAVITY_M_S2 = 9.80665
 """Standard gravity (CGPM 1901)."""
-TENSION_SHARES = (0.09, 0.37, 0.86)
-"""Reference tensions: lowest, preferred and highest, as shares of the way from the band's lower to its upper end."""
+PREFERRED_SHARE = 0.5
+TENSION_SHARES = ((0.3, 0.7, 12), (0.09, 0.86, 40))
+"""Where reference tensions are drawn to, as shares of the way from the band's lower to its upper end, and in how many rounds:
+the middle, so that what the drawing has wrong is least likely to leave the band; where that is out of reach, at least its inside."""
 
 
 def weight_n(mass_kg: float) -> Array:
@@ -22,8 +24,12 @@ def weight_n(mass_kg: float) -> Array:
 
 def reference_tensions_n(structure: Array, wrench_on_lens: Array, band_n: tuple[float, float]) -> Array:
     """Return (..., 8) tensions that balance a wrench (..., 6), well inside ``band_n`` where they can be."""
-    low, preferred, high = (band_n[0] + share * (band_n[1] - band_n[0]) for share in TENSION_SHARES)
-    return tensions_in_band_n(structure, wrench_on_lens, low, high, preferred)
+    span = band_n[1] - band_n[0]
+    tension: ArrayLike = band_n[0] + PREFERRED_SHARE * span
+    for low, high, rounds in TENSION_SHARES:
+        ends = band_n[0] + low * span, band_n[0] + high * span
+        tension = tensions_in_band_n(structure, wrench_on_lens, *ends, tension, rounds)
+    return np.asarray(tension)
 
 
 def reference_unwound_m(

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from melter.env.noise import keys_of
-from melter.env.params import NAMES, NOMINAL, QUANTITIES, Quantity, Randomisation, nominal_values
+from melter.env.params import (
+    NAMES,
+    NOMINAL,
+    QUANTITIES,
+    Quantity,
+    Randomisation,
+    nominal_values,
+    sun_is_held,
+    sun_motion_per_s,
+)
 from melter.errors import BadInput
 from melter.machine import Machine
 
@@ -43,9 +52,22 @@ def test_each_alone(quantity: Quantity, corner8: Machine) -> None:
     width = np.asarray(high) - np.asarray(low)
     assert (values >= low - 1e-12).all()
     assert (values <= high + 1e-12).all()
+    if quantity.name in ("sun_zenith_deg", "sun_azimuth_deg"):  # only where the machine can work
+        assert np.ptp(values) > 0.5 * width
+        return
     # the whole range is used, and each lane on its own
     assert (values.min(axis=0) < low + 0.05 * width).all()
     assert (values.max(axis=0) > high - 0.08 * width).all()
+
+
+def test_suns_are_those_that_the_machine_holds(corner8: Machine) -> None:
+    drawn = Randomisation().draw(KEYS, corner8)
+    zenith, azimuth = drawn["sun_zenith_deg"][:, 0], drawn["sun_azimuth_deg"][:, 0]
+    own = zenith == corner8.sun.zenith_deg  # the last resort
+    assert sun_is_held(corner8, zenith, azimuth)[~own].all()
+    assert own.mean() < 0.02
+    assert zenith.max() > 28
+    assert not sun_is_held(corner8, np.array([60.0, 44.0]), np.array([180.0, 180.0])).any()
 
 
 def test_all_together_in_the_ranges_of_the_machine_page(corner8: Machine) -> None:
@@ -93,6 +115,8 @@ def test_refusals() -> None:
     for low, high in ((np.nan, 1), (0, np.inf)):
         with pytest.raises(BadInput, match="wind_m_s"):
             Quantity("wind_m_s", "m/s", "absolute", low, high)
+    with pytest.raises(BadInput, match="cable_stiffness_n: low 0 must be above 0 N"):
+        Quantity("cable_stiffness_n", "N", "log", 0, 1)
     with pytest.raises(BadInput, match="unknown quantity gravity; known: cable_stiffness_n"):
         Randomisation(only=("gravity",))
 
@@ -101,3 +125,58 @@ def test_names_and_units_are_told() -> None:
     assert len(set(NAMES)) == len(NAMES)
     assert all(quantity.unit for quantity in QUANTITIES)
     assert dataclasses.replace(QUANTITIES[0], low=1e3).low == 1e3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            'wind_m_s = { unit = "m/s", kind = "absolute", low = 4, high = 3 }',
+            "wind_m_s: low 4 must not exceed high 3 m/s",
+        ),
+        (
+            'wind_ms = { unit = "m/s", kind = "absolute", low = 0, high = 3 }',
+            "unknown quantity wind_ms; did you mean wind_m_s",
+        ),
+        (
+            'wind_m_s = { unit = "km/h", kind = "absolute", low = 0, high = 3 }',
+            "wind_m_s has 1 in km/h, must be 1 in m/s",
+        ),
+        ('wind_m_s = { unit = "m/s", kind = "absolute", low = 0 }', "wind_m_s: lacks high"),
+        ('wind_m_s = { unit = "m/s", kind = "gauss", low = 0, high = 3 }', "wind_m_s.kind = gauss: must be one of"),
+        (
+            'wind_m_s = { unit = "m/s", kind = "absolute", low = "a", high = 3 }',
+            "wind_m_s: low, high and size must be numbers",
+        ),
+        ('wind_m_s = { unit = "m/s", kind = "absolute", low = 0, high = 3, mean = 1 }', "wind_m_s: unknown key mean"),
+        ("wind_m_s = 3", "wind_m_s = 3: must be a table"),
+        ("wind_m_s = ", "not TOML"),
+    ],
+)
+def test_bad_files_are_refused_by_name(text: str, message: str, tmp_path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=message):
+        Randomisation.from_file(path)
+
+
+def test_a_file_of_ones_own(tmp_path, corner8: Machine) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('wind_m_s = { unit = "m/s", kind = "absolute", low = 4, high = 5 }')
+    drawn = Randomisation.from_file(path).draw(KEYS, corner8)
+    assert 4 <= drawn["wind_m_s"].min() < drawn["wind_m_s"].max() <= 5
+    assert (drawn["moving_mass_kg"] == 6).all()
+    with pytest.raises(BadInput, match="cannot be read"):
+        Randomisation.from_file(tmp_path / "absent.toml")
+
+
+def test_the_sun_moves_as_the_ephemeris_says() -> None:
+    """pvlib's positions a minute apart, near the equinox, north and south of the equator."""
+    pandas, pvlib = pytest.importorskip("pandas"), pytest.importorskip("pvlib")
+    times = pandas.date_range("2026-09-22 09:00", periods=2, freq="60s", tz="UTC")
+    for latitude, longitude in ((48.0, 11.0), (-33.0, 18.0), (0.0, 0.0)):
+        seen = pvlib.solarposition.get_solarposition(times, latitude, longitude)
+        zenith, azimuth = np.radians(seen["zenith"].to_numpy()), np.radians(seen["azimuth"].to_numpy())
+        suns = np.stack([np.sin(zenith) * np.sin(azimuth), np.sin(zenith) * np.cos(azimuth), np.cos(zenith)], axis=1)
+        motion = sun_motion_per_s(suns[:1], {"latitude_deg": np.array([[latitude]])})
+        np.testing.assert_allclose(motion[0] * 60, suns[1] - suns[0], atol=2e-5)

@@ -10,19 +10,27 @@ import pytest
 from melter.env.batch import SandMelterBatch
 from melter.env.noise import keys_of
 from melter.env.params import NOMINAL
-from melter.env.scenario import SUITES, TRAIN, Scenario, draw_targets, scenario_named, work_reward
+from melter.env.scenario import KINDS, SUITES, TRAIN, Scenario, draw_targets, scenario_named, work_reward
 from melter.errors import BadInput
 from melter.machine import Machine
+from melter.observation import DROP_M
 
+ISLANDS = KINDS.index("islands")
 KEYS = keys_of(np.arange(200), np.zeros(200, dtype=int))
+
+
+def speeds_m_s(path: np.ndarray, machine: Machine) -> np.ndarray:
+    return np.hypot(*np.moveaxis(np.diff(path[..., :2], axis=1), -1, 0)) / machine.control.period_s
 
 
 def test_targets_stay_on_the_bed_and_move_at_their_feed(corner8: Machine) -> None:
     targets = draw_targets(KEYS, corner8, TRAIN)
-    assert targets.shape[0] == 200
-    assert targets.shape[1] >= TRAIN.ticks(corner8) + 20
-    assert np.abs(targets).max() <= 0.4 * TRAIN.bed_share + 1e-12
-    steps = np.hypot(*np.moveaxis(np.diff(targets, axis=1), -1, 0)) / corner8.control.period_s
+    path = targets.path[targets.kind != ISLANDS]
+    assert targets.path.shape[0] == 200
+    assert targets.path.shape[1] >= TRAIN.ticks(corner8) + 20
+    assert np.abs(targets.path[..., :2]).max() <= 0.4 * TRAIN.bed_share + 1e-12
+    assert (path[..., 2] == 0).all()
+    steps = speeds_m_s(path, corner8)
     low, high = TRAIN.feed_m_s
     fastest = steps.max(axis=1)
     assert fastest.min() >= low - 1e-12
@@ -34,18 +42,42 @@ def test_targets_stay_on_the_bed_and_move_at_their_feed(corner8: Machine) -> Non
 
 def test_lines_circles_and_corners(corner8: Machine) -> None:
     targets = draw_targets(KEYS, corner8, dataclasses.replace(TRAIN, feed_m_s=(0.003, 0.003), bed_share=1.0))
-    steps = np.diff(targets, axis=1)
+    steps = np.diff(targets.path[..., :2], axis=1)
     heading = np.unwrap(np.arctan2(steps[..., 1], steps[..., 0]), axis=1)
     turning = np.abs(np.diff(heading, axis=1)).max(axis=1)
-    straight, curved = turning < 1e-6, (turning > 1e-6) & (turning < 0.05)
-    sharp = turning > 0.1
-    for kind in (straight, curved, sharp):
-        assert 30 < kind.sum() < 110
+    assert (np.bincount(targets.kind) > 25).all()
+    assert np.mean(turning[targets.kind == 0] < 1e-6) > 0.8  # the others fold at the edge
+    assert np.mean((turning[targets.kind == 1] > 1e-6) & (turning[targets.kind == 1] < 0.05)) > 0.8
+    assert np.mean(turning[targets.kind == 2] > 0.1) > 0.9
+
+
+def test_islands_with_dark_moves_between_them(corner8: Machine) -> None:
+    targets = draw_targets(KEYS, corner8, SUITES["nominal"])
+    path, melting = (a[targets.kind == ISLANDS] for a in (targets.path, targets.melting))
+    assert targets.melting[targets.kind != ISLANDS].all()
+    speed = speeds_m_s(path, corner8)
+    both = melting[:, 1:] & melting[:, :-1]
+    assert speed[both].max() <= 0.003 + 1e-12
+    assert speed.max() == pytest.approx(0.050, rel=1e-6)  # the speed of dark moves
+    drop = path[..., 2]
+    assert (drop[melting] < 1e-12).all()
+    assert drop.max() == pytest.approx(DROP_M)
+    # while the light moves fast, it is out of focus
+    assert drop[:, 1:][speed > 0.01].min() > 0.99 * DROP_M
+    assert np.abs(np.diff(drop, axis=1)).max() / corner8.control.period_s < corner8.limits.speed_normal_m_s
+    assert melting[:, 0].all()
+    assert (~melting).any(axis=1).all()
+    elsewhere = np.hypot(*(path[:, 0] - path[:, corner8_ticks(corner8)])[:, :2].T)
+    assert np.median(elsewhere) > 0.05
+
+
+def corner8_ticks(machine: Machine) -> int:
+    return SUITES["nominal"].ticks(machine)
 
 
 def test_paths_wider_than_the_bed_fold_back(corner8: Machine) -> None:
     quick = dataclasses.replace(TRAIN, feed_m_s=(0.5, 0.5), episode_s=20)
-    assert np.abs(draw_targets(KEYS, corner8, quick)).max() <= 0.36 + 1e-12
+    assert np.abs(draw_targets(KEYS, corner8, quick).path[..., :2]).max() <= 0.36 + 1e-12
 
 
 @pytest.mark.parametrize("suite", sorted(SUITES))

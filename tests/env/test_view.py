@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from melter.env import gl
-from melter.env.drawing import eye_for
+from melter.env.drawing import eye_for, tracks
 from melter.env.gym_env import make_batch
 from melter.env.look import look_at, tension_colour
-from melter.env.view import View, machine_picture
+from melter.env.view import SideBySide, View, machine_picture
 from melter.errors import BadInput
 from melter.machine import load_machine, packaged_machines
 
@@ -66,6 +66,25 @@ def test_trace_grows_and_starts_anew_with_the_episode(batch):
     look = view.look()
     assert len(look.trace_world_m) == 1
     np.testing.assert_array_equal(look.trace_world_m[0], look.spot_world_m)
+
+
+def test_a_trace_has_gaps_where_nothing_melts():
+    nan, points = np.nan, [(0.0, 0.0), (0.1, 0.0), (0.3, 0.0), (0.4, 0.0), (0.5, 0.0)]
+    trace = np.array([*points[:2], (nan, nan), (nan, nan), *points[2:], (nan, nan)])
+    first, second = tracks(trace)
+    np.testing.assert_array_equal(first, points[:2])
+    np.testing.assert_array_equal(second, points[2:])
+    assert tracks(np.full((2, 2), nan)) == tracks(np.zeros((0, 2))) == []
+
+
+def test_side_by_side(batch):
+    view, alone = SideBySide(batch, ("one", "other"), (200, 160)), View(batch, 1, (200, 160), "other")
+    both = view.picture()
+    assert both.shape == (160, 400, 3)
+    np.testing.assert_array_equal(both[:, 200:], alone.picture())
+    assert alone.look().caption[0] == "other"
+    view.close()
+    alone.close()
 
 
 def test_caption_tells_time_error_and_tensions(batch):
