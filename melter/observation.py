@@ -125,7 +125,7 @@ class Memory:
     spread_m2: Array
     """(...) running mean of the squared distance of new offsets from the middle one."""
     spots_m: Array
-    """(..., 2, SPOTS_KEPT) counter spots of the last ticks, newest first."""
+    """(..., SPOTS_KEPT, 2) counter spots of the last ticks, newest first."""
 
     @classmethod
     def empty(cls, shape: tuple[int, ...] = ()) -> Memory:
@@ -134,7 +134,7 @@ class Memory:
             np.zeros(shape),
             np.zeros((*shape, 2, len(MEMORY_S))),
             np.zeros(shape),
-            np.full((*shape, 2, SPOTS_KEPT), np.nan),
+            np.full((*shape, SPOTS_KEPT, 2), np.nan),
         )
 
     def rows(self, ids: NDArray[np.intp]) -> Memory:
@@ -152,21 +152,23 @@ class Memory:
         ``shares`` (len(MEMORY_S)): how much of a new frame enters each mean in the long run.
         """
         spots = self.spots_m
-        spots[..., 1:] = np.where(np.isnan(spots[..., :1]), spot_m[..., None], spots[..., :-1])
-        spots[..., 0] = spot_m
-        late = np.clip(age_periods, 0, SPOTS_KEPT - 1 - 1e-6)
-        older = np.floor(late)
-        blend = (late - older)[..., None]
-        index = older.astype(np.intp)[..., None, None]
-        first = np.take_along_axis(spots, index, axis=-1)[..., 0]
-        second = np.take_along_axis(spots, index + 1, axis=-1)[..., 0]
-        offset = patch_m - (first + (second - first) * blend)
+        new = np.isnan(spots[..., 0, 0])
+        spots[..., 1:, :] = spots[..., :-1, :]
+        if new.any():
+            spots[new] = spot_m[new][..., None, :]
+        spots[..., 0, :] = spot_m
+        late = np.minimum(np.maximum(age_periods, 0.0), SPOTS_KEPT - 1 - 1e-6)
+        older = np.asarray(late).astype(np.intp)
+        rows, at = spots.reshape(-1, 2), np.arange(older.size).reshape(older.shape) * SPOTS_KEPT + older
+        first = rows[at]
+        offset = patch_m - (first + (rows[at + 1] - first) * (late - older)[..., None])
         self.seen = self.seen + seen
         weight = np.maximum(shares, 1 / np.maximum(self.seen, 1)[..., None]) * seen[..., None]
         news = offset[..., None] - self.offset_m
         middle = news[..., len(MEMORY_S) // 2]
         known = weight[..., -1] * (self.seen > 1)
-        self.spread_m2 = self.spread_m2 + known * (middle[..., 0] ** 2 + middle[..., 1] ** 2 - self.spread_m2)
+        off2 = middle[..., 0] * middle[..., 0] + middle[..., 1] * middle[..., 1]
+        self.spread_m2 = self.spread_m2 + known * (off2 - self.spread_m2)
         self.offset_m = self.offset_m + weight[..., None, :] * news
 
 
@@ -317,28 +319,54 @@ class ObservationBuilder:
         Counted is stress-free cable between pulley and lens, and what passed the pulley since park because the cable behind
         it, down to the drum, is stretched more or less than there.
         """
-        return self._cables(spot_world_m, reference, drop_m)[0]
+        _, lengths = self._cables(spot_world_m, reference, drop_m)
+        return lengths * self._share(spot_world_m, reference.slack_coefficients, drop_m)
 
-    def _cables(
-        self, spot_world_m: Array, reference: Reference, drop_m: ArrayLike
-    ) -> tuple[Array, Array, Array, Array]:
-        """(..., 8) counted lengths, the change of lengths per metre that the lens moves along world x and y, and lengths."""
+    def _cables(self, spot_world_m: Array, reference: Reference, drop_m: ArrayLike) -> tuple[list[Array], Array]:
+        """Three (..., 8) components of the cables' vectors, lens to pulley, and their (..., 8) lengths."""
         lens, sun, anchors = self.machine.lens, reference.sun_world, reference.anchors_m
         up_m = lens.focal_length_m - np.asarray(drop_m)
-        x = anchors[..., 0, :] - (spot_world_m[..., 0] + up_m * sun[..., 0])[..., None]
-        y = anchors[..., 1, :] - (spot_world_m[..., 1] + up_m * sun[..., 1])[..., None]
-        z = anchors[..., 2, :] - (self.machine.sand.height_m + up_m * sun[..., 2])[..., None]
-        lengths = np.sqrt(x * x + y * y + z * z)
-        u, v = spot_world_m[..., 0] / self._half_bed_m[0], spot_world_m[..., 1] / self._half_bed_m[1]
-        k = reference.slack_coefficients
-        u, v = u[..., None], v[..., None]
-        share = k[..., 0] + u * (k[..., 1] + u * k[..., 3] + v * k[..., 4]) + v * (k[..., 2] + v * k[..., 5])
-        drop = np.asarray(drop_m)
+        centre = (
+            spot_world_m[..., 0] + up_m * sun[..., 0],
+            spot_world_m[..., 1] + up_m * sun[..., 1],
+            self.machine.sand.height_m + up_m * sun[..., 2],
+        )
+        vectors = [anchors[..., i, :] - centre[i][..., None] for i in range(3)]
+        squares = vectors[0] * vectors[0]
+        squares += vectors[1] * vectors[1]
+        squares += vectors[2] * vectors[2]
+        return vectors, np.sqrt(squares)
+
+    def _share(self, spot_world_m: Array, coefficients: Array, drop_m: ArrayLike) -> Array:
+        """(..., 8) counted length over length."""
+        u, v = ((spot_world_m[..., i] / self._half_bed_m[i])[..., None] for i in range(2))
+        share, drop = _quadratic(coefficients, u, v), np.asarray(drop_m)
         if drop.any():
-            k = k[..., 6:]
-            more = k[..., 0] + u * (k[..., 1] + u * k[..., 3] + v * k[..., 4]) + v * (k[..., 2] + v * k[..., 5])
-            share = share + more * (drop * (1 / DROP_M))[..., None]
-        return lengths * share, -x / lengths, -y / lengths, lengths
+            share += _quadratic(coefficients[..., 6:], u, v) * (drop * (1 / DROP_M))[..., None]
+        return share
+
+    def _follow(self, plan: Plan, reference: Reference) -> tuple[Array, Array, Array, Array]:
+        """(..., 8) counted lengths for the target now, and cable speeds that follow the path's next moments.
+
+        With them the change of lengths per metre that the lens moves along world x and y, (..., 8) each.
+        """
+        spot, k, sun = plan.target_world_m, reference.slack_coefficients, reference.sun_world
+        vectors, lengths = self._cables(spot, reference, plan.drop_m)
+        share = self._share(spot, k, plan.drop_m)
+        along = [np.divide(vector, -lengths, out=vector) for vector in vectors]
+        going = (plan.target_ahead_world_m[..., 0, :] - spot) / LOOK_AHEAD_S[0]
+        u, v = ((spot[..., i] / self._half_bed_m[i])[..., None] for i in range(2))
+        steeper_u = (k[..., 1] + 2 * u * k[..., 3] + v * k[..., 4]) * (going[..., :1] / self._half_bed_m[0])
+        steeper_v = (k[..., 2] + u * k[..., 4] + 2 * v * k[..., 5]) * (going[..., 1:] / self._half_bed_m[1])
+        speeds = (along[0] * going[..., :1] + along[1] * going[..., 1:]) * share
+        speeds += (steeper_u + steeper_v) * lengths
+        falling = (np.asarray(plan.drop_soon_m) - plan.drop_m) / LOOK_AHEAD_S[0]
+        if falling.any():
+            down = along[0] * -sun[..., :1] - along[1] * sun[..., 1:2] - along[2] * sun[..., 2:]
+            down *= share
+            down += _quadratic(k[..., 6:], u, v) * lengths * (1 / DROP_M)
+            speeds += down * falling[..., None]
+        return lengths * share, speeds, along[0], along[1]
 
     def build(
         self,
@@ -354,8 +382,7 @@ class ObservationBuilder:
         """
         batch = measurement.cable_length_m.shape[:-1]
         raw = np.empty((*batch, self.size))
-        now, along_x, along_y, _ = self._cables(plan.target_world_m, reference, plan.drop_m)
-        soon = self.reference_lengths_m(plan.target_ahead_world_m[..., 0, :], reference, plan.drop_soon_m)
+        now, speeds, along_x, along_y = self._follow(plan, reference)
         large, small = measurement.patch_semi_axes_m[..., 0], measurement.patch_semi_axes_m[..., 1]
         flatness = 1 - small / np.maximum(large, 1e-6)
         parts = self._slices
@@ -374,7 +401,7 @@ class ObservationBuilder:
         raw[..., parts["spot_estimate"]] = estimate.reshape(*batch, -1)
         raw[..., parts["offset_spread"].start] = np.sqrt(memory.spread_m2)
         raw[..., parts["length_error"]] = length_error
-        raw[..., parts["feed_forward"]] = (soon - now) / LOOK_AHEAD_S[0]
+        raw[..., parts["feed_forward"]] = speeds
         ahead = plan.target_ahead_world_m - plan.target_world_m[..., None, :]
         raw[..., parts["path_ahead"]] = ahead.reshape(*batch, -1)
         raw[..., parts["drop"].start] = plan.drop_m
@@ -387,13 +414,20 @@ class ObservationBuilder:
         raw[..., parts["patch_age"].start] = measurement.patch_age_s
         raw[..., parts["patch_seen"].start] = measurement.patch_seen
         raw *= self._inverse_scale
-        return np.clip(raw, -self.high, self.high).astype(np.float32)
+        np.maximum(raw, -self.high, out=raw)
+        np.minimum(raw, self.high, out=raw)
+        return raw.astype(np.float32)
+
+
+def _quadratic(k: Array, u: Array, v: Array) -> Array:
+    """(..., 8) quadratics (..., 8, 6 or more) at (..., 1) u and v; see _monomials."""
+    return k[..., 0] + u * (k[..., 1] + u * k[..., 3] + v * k[..., 4]) + v * (k[..., 2] + v * k[..., 5])
 
 
 def _explained(along_x: Array, along_y: Array, lengths_m: Array) -> Array:
     """(..., 2) the level move of the lens that explains (..., 8) length changes best."""
-    aa, ab, bb = (along_x * along_x).sum(axis=-1), (along_x * along_y).sum(axis=-1), (along_y * along_y).sum(axis=-1)
-    al, bl = (along_x * lengths_m).sum(axis=-1), (along_y * lengths_m).sum(axis=-1)
+    pairs = ((along_x, along_x), (along_x, along_y), (along_y, along_y), (along_x, lengths_m), (along_y, lengths_m))
+    aa, ab, bb, al, bl = (np.einsum("...i,...i->...", first, second) for first, second in pairs)
     scale = 1 / (aa * bb - ab * ab)
     return np.stack([(bb * al - ab * bl) * scale, (aa * bl - ab * al) * scale], axis=-1)
 

@@ -38,6 +38,8 @@ class Row:
     """Fastest over slowest round, minus one."""
     ratio_to: dict[str, float] = field(default_factory=dict[str, float])
     """This rate over that of others, by name; the median of the rounds' ratios."""
+    cpu_ratio_to: dict[str, float] = field(default_factory=dict[str, float])
+    """The same by processor time, which a busy computer does not decide: their cost per unit over this one's."""
 
     def table(self) -> dict[str, Any]:
         """Return the row as plain values."""
@@ -46,6 +48,7 @@ class Row:
             "rate": self.rate,
             "unit": self.unit,
             "ratio_to": self.ratio_to,
+            "cpu_ratio_to": self.cpu_ratio_to,
             "cpu_us_per_unit": self.cpu_us,
             "spread": self.spread,
         }
@@ -91,13 +94,17 @@ def _turn(contender: Contender, seconds: float) -> tuple[float, float]:
 
 def _row(contenders: Sequence[Contender], index: int, rates: list[list[float]], costs: list[list[float]]) -> Row:
     mine, contender = rates[index], contenders[index]
+    peers = {o.name: i for i, o in enumerate(contenders) if i != index and o.unit == contender.unit}
     ratios = {
-        other.name: statistics.median(a / b for a, b in zip(mine, rates[i], strict=True))
-        for i, other in enumerate(contenders)
-        if i != index and other.unit == contender.unit
+        name: statistics.median(a / b for a, b in zip(mine, rates[i], strict=True)) for name, i in peers.items()
     }
-    spread = max(mine) / min(mine) - 1
-    return Row(contender.name, statistics.median(mine), contender.unit, statistics.median(costs[index]), spread, ratios)
+    cheaper = {
+        name: statistics.median(b / a for a, b in zip(costs[index], costs[i], strict=True) if a > 0)
+        for name, i in peers.items()
+        if max(costs[index]) > 0
+    }
+    spread, cost = max(mine) / min(mine) - 1, statistics.median(costs[index])
+    return Row(contender.name, statistics.median(mine), contender.unit, cost, spread, ratios, cheaper)
 
 
 def _cpu_s(processes: tuple[int, ...]) -> float:

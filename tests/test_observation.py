@@ -106,7 +106,7 @@ def test_feed_forward_is_the_speed_that_follows_the_path() -> None:
     observation = build(measured(), planned((0, 0), ahead=ahead))
     reference = BUILDER.reference(*SUN)
     moved = BUILDER.reference_lengths_m(speed * 0.1, reference) - BUILDER.reference_lengths_m(np.zeros(2), reference)
-    np.testing.assert_allclose(entry(observation, "feed_forward"), moved / 0.1, atol=1e-8)
+    np.testing.assert_allclose(entry(observation, "feed_forward"), moved / 0.1, atol=1e-6)
     np.testing.assert_allclose(entry(observation, "path_ahead").reshape(-1, 2), ahead, atol=1e-8)
 
 

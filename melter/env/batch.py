@@ -54,7 +54,7 @@ class State:
     ending: NDArray[np.intp]
     """Index into ENDINGS."""
 
-    def info(self) -> dict[str, Array]:
+    def info(self) -> dict[str, NDArray[Any]]:
         """The truth as Gymnasium's ``info``; a policy never sees it."""
         return {
             "spot_error_m": self.spot_error_m,
@@ -98,7 +98,8 @@ class SandMelterBatch:
         self._all = np.arange(n)
         self.keys: Keys = np.zeros(n, dtype=np.uint64)
         self.tick = np.zeros(n, dtype=np.int64)
-        self._drawn, self.values = _values(n)
+        self._drawn = np.zeros((n, _ENDS[-1]))
+        self.values = _views(self._drawn)
         self.path_kind = np.zeros(n, dtype=np.int64)
         """(n,) index into ``scenario.KINDS``."""
         self.targets = np.zeros((n, target_count(self.machine, self.scenario), 3))
@@ -164,7 +165,7 @@ class SandMelterBatch:
 
     def _configure(self, ids: Ids) -> None:
         """Bring everything that depends on an episode's parameters alone up to date."""
-        values = {name: value[ids] for name, value in self.values.items()}
+        values = _views(self._drawn[ids])
         self.physics.configure(ids, values)
         self.winches.configure(ids, values, self._park_lengths_m)
         late = values["action_delay_s"] * (1 / self.machine.control.period_s)
@@ -191,7 +192,7 @@ class SandMelterBatch:
         targets = draw_targets(keys, self.machine, self.scenario)
         motion = sun_motion_per_s(reference.sun_world, values) * self.machine.control.period_s
         turned = rotation_facing(reference.sun_world + motion)
-        made = {name: getattr(reference, name) for name in _REFERENCE} | {
+        made: dict[str, NDArray[Any]] = {name: getattr(reference, name) for name in _REFERENCE} | {
             "keys": keys,
             "path_kind": targets.kind,
             "targets": targets.path,
@@ -202,13 +203,13 @@ class SandMelterBatch:
             "_sun_motion": motion,
             "_anchor_motion": self.builder.anchors_m(turned) - reference.anchors_m,
         }
-        made |= self._hang(keys, values, reference, targets.path[:, 0])
-        patch = fast_patch(
-            self._optics(values), made["centre"], made["_rotation"], made["_true_sun"], values["bed_height_m"][:, 0]
-        )
+        hung = self._hang(keys, values, reference, targets.path[:, 0])
+        made |= hung
+        height = values["bed_height_m"][:, 0]
+        patch = fast_patch(self._optics(values), hung["centre"], hung["_rotation"], true_sun_world(values), height)
         made["patch"], memory = _rows_of(patch), Memory.empty(ids.shape)
         age_s = np.full(len(ids), self.machine.control.camera_delay_s)
-        measurement = self._measurement(made["patch"], age_s, np.ones(len(ids), dtype=bool), made["counted"], sun_rad)
+        measurement = self._measurement(made["patch"], age_s, np.ones(len(ids), dtype=bool), hung["counted"], sun_rad)
         plan = self._plan(targets.path, np.arange(len(ids)), np.zeros(len(ids), dtype=np.intp), age_s)
         still = np.zeros((len(ids), COMMANDS_KEPT, WINCH_COUNT))
         made["_observation"] = self.builder.build(measurement, plan, still, reference, memory)
@@ -306,7 +307,7 @@ class SandMelterBatch:
         """Wind on the lens, one period on."""
         values, period_s = self.values, self.machine.control.period_s
         self._weather = weather_step(self._weather, period_s, normal(self.keys, 1_000_000 + self.tick, 3))
-        gust = (values["wind_gust"][:, 0] - 1) * gust_shape(self.keys, self.tick * period_s)
+        gust = (values["wind_gust"][:, 0] - 1) * gust_shape(self.keys, np.asarray(self.tick * period_s, dtype=np.float64))
         speed = values["wind_m_s"][:, 0] * np.maximum(
             1 + values["wind_turbulence"][:, 0] * self._weather[:, 0] + gust, 0
         )
@@ -436,11 +437,12 @@ class SandMelterBatch:
         )
 
 
-def _values(count: int) -> tuple[Array, dict[str, Array]]:
-    """One row of drawn values for each simulation, and views of it by quantity."""
-    ends = np.cumsum([quantity.size for quantity in QUANTITIES])
-    drawn = np.zeros((count, int(ends[-1])))
-    return drawn, {q.name: drawn[:, end - q.size : end] for q, end in zip(QUANTITIES, ends, strict=True)}
+_ENDS = np.cumsum([quantity.size for quantity in QUANTITIES]).tolist()
+
+
+def _views(drawn: Array) -> dict[str, Array]:
+    """Drawn values (k, all) by quantity, (k, size) each, as views."""
+    return {q.name: drawn[:, end - q.size : end] for q, end in zip(QUANTITIES, _ENDS, strict=True)}
 
 
 def _rows_of(patch: FastPatch) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from itertools import cycle
 from typing import Any
@@ -21,15 +22,27 @@ ACTION_SIZE = 0.05
 
 def env_contenders(machine: str, envs: int, threads: int, workers: int, seed: int) -> list[Contender]:
     """Return the contenders; ``workers``: environments of the two stable-baselines3 ones."""
-    contenders = [_native(machine, envs, threads, seed)]
-    if threads > 1:
-        contenders.append(_native(machine, envs, 1, seed))
+    counts = [threads] if threads == 1 else [threads, 1]
     return [
-        *contenders,
-        _physics(machine, envs, threads, seed),
+        *(_native(machine, envs, count, seed) for count in counts),
+        *(_physics(machine, envs, count, seed) for count in counts),
         _subprocesses(machine, workers, seed),
         _one_after_another(machine, workers, seed),
     ]
+
+
+def memory_per_simulation_bytes(machine: str, envs: int) -> int:
+    """Return what one simulation takes beside MuJoCo's own state: everything that NumPy allocates, over ``envs``."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        env = SandMelterVectorEnv(envs, machine, "train")
+        env.reset(seed=0)
+        env.step(np.zeros((envs, WINCH_COUNT)))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return (after - before) // envs
 
 
 def _native(machine: str, envs: int, threads: int, seed: int) -> Contender:
@@ -45,14 +58,14 @@ def _native(machine: str, envs: int, threads: int, seed: int) -> Contender:
 
 
 def _physics(machine: str, envs: int, threads: int, seed: int) -> Contender:
-    """The same simulations, stepped by MuJoCo and nothing else."""
+    """The same simulations, stepped by MuJoCo and nothing else: the rate of its ``mj_step``."""
     env = SandMelterVectorEnv(envs, machine, "train", threads)
     env.reset(seed=seed)
     physics = env.batch.physics
-    still, calm = np.zeros((envs, physics.substeps, WINCH_COUNT)), np.zeros((envs, 3))
+    physics.pay_out_m_s[:] = 0.0
 
     def burst() -> int:
-        physics.advance(still, calm)
+        physics.run(physics.substeps)
         return envs
 
     return Contender(

@@ -242,7 +242,7 @@ def sun_is_held(machine: Machine, zenith_deg: Array, azimuth_deg: Array) -> NDAr
 
     From a table in steps of SUN_STEP_DEG. Suns lower than the table's last are not held.
     """
-    held = _held_suns(machine)
+    held = _held_suns(machine)  # pyright: ignore[reportArgumentType] (frozen, so hashable)
     rows, columns = held.shape
     row = np.rint(np.asarray(zenith_deg) / SUN_STEP_DEG[0]).astype(np.intp)
     column = np.rint(np.asarray(azimuth_deg) / SUN_STEP_DEG[1]).astype(np.intp) % columns
@@ -263,7 +263,7 @@ def _held_suns(machine: Machine) -> NDArray[np.bool_]:
     with np.errstate(all="ignore"):
         tension = reference_tensions_n(structure, weight_n(machine.lens.moving_mass_kg), (low, high))
     margin = SUN_MARGIN_SHARE * (high - low)
-    return ((tension > low + margin) & (tension < high - margin)).all(axis=(-1, -2))
+    return np.asarray(((tension > low + margin) & (tension < high - margin)).all(axis=(-1, -2)))
 
 
 NOMINAL = Randomisation(only=())

@@ -25,7 +25,7 @@ BACKLASH_TENSION_N = 2.0
 """Cable tension that holds a gear against one flank."""
 SLIP_TIME_S, FELT_TIME_S = 0.050, 0.020
 """How long cable takes to slip over a pulley when the lens pulls, and over what time a pulley feels tension."""
-STEPS_PER_BLOCK = 5
+STEPS_PER_BLOCK = 10
 """Physics steps between two looks at the pulleys' friction."""
 
 
