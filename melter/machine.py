@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from melter.errors import MachineFileError
-from melter.machine_rules import ALL as RULES
+from melter.machine_limits import KEEP_IN_MARGIN_M, LIMITS
 from melter.machine_rules import AXES as AXES
-from melter.machine_rules import KEEP_IN_MARGIN_M, require
+from melter.machine_rules import GEOMETRY, require
 from melter.machine_words import explain
 
 WINCH_COUNT = 8
@@ -282,7 +282,7 @@ class Machine(_Part):
 
     @model_validator(mode="after")
     def _possible(self) -> Machine:
-        for rule in RULES:
+        for rule in (*GEOMETRY, *LIMITS):
             rule(self)
         return self
 

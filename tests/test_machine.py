@@ -123,7 +123,8 @@ def assert_taken(table: dict[str, Any], section: str, key: str) -> None:
         taken = getattr(getattr(machine_from_table(table), section), key)
     except MachineFileError as error:
         message = str(error)
-    assert taken == table[section][key] or not message.startswith(f"machine file machine: {section}.{key} =")
+    own = f"machine file machine: {section}.{key} = {table[section][key]!r}: must be a finite number"
+    assert taken == table[section][key] or not message.startswith(own)
     assert taken is not None or message
 
 
