@@ -98,7 +98,7 @@ def tensions_in_band_n(
     for _ in range(rounds):
         aim = moved + 1.6 * (np.clip(moved, low, high) - moved)
         moved = np.where(going[:, None], least + np.squeeze(kept @ aim[..., None], -1), moved)
-        going = ((moved < low) | (moved > high)).any(axis=-1)
+        going = np.asarray(((moved < low) | (moved > high)).any(axis=-1))
         if not going.any():
             break
     tension[outside] = moved

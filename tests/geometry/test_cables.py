@@ -16,7 +16,7 @@ from melter.geometry.cables import (
     tensions_in_band_n,
     unwound_lengths_m,
 )
-from melter.geometry.kinematics import forward_pose
+from melter.geometry.kinematics import Pose, forward_pose
 from melter.geometry.pose import rotation_facing, rotation_from_vector, sun_direction_world, work_centre_world_m
 from melter.geometry.reference import reference_tensions_n, reference_unwound_m, weight_n
 from melter.machine import Machine, load_machine
@@ -135,10 +135,11 @@ def test_reference_lengths_at_park_are_those_of_park_less_the_stretch() -> None:
 def test_forward_pose_finds_the_pose_again(centre: np.ndarray, turn: np.ndarray, off: np.ndarray) -> None:
     rotation = rotation_from_vector(turn)
     lengths = cable_lengths_m(*CABLES, centre, rotation)
-    found = forward_pose(*CABLES, lengths, centre + 0.1 * off[:3], rotation_from_vector(0.1 * off[3:]) @ rotation)
+    guess = Pose(centre + 0.1 * off[:3], rotation_from_vector(0.1 * off[3:]) @ rotation)
+    found = forward_pose(*CABLES, lengths, guess)
     assert found.converged
-    np.testing.assert_allclose(found.centre_world_m, centre, atol=1e-7)
-    np.testing.assert_allclose(found.rotation, rotation, atol=1e-7)
+    np.testing.assert_allclose(found.pose.centre_world_m, centre, atol=1e-7)
+    np.testing.assert_allclose(found.pose.rotation, rotation, atol=1e-7)
     np.testing.assert_allclose(found.residual_m, 0, atol=1e-8)
 
 
