@@ -76,24 +76,19 @@ def _result(name: str, report: Any, better: Any, plot: Path | None) -> dict[str,
             "changes": [c.words for c in better.changes],
             "feasible_share": better.share,
             "up_to_zenith_deg": better.zenith_deg,
+            "holds": better.enough,
+            "problems": list(better.report.problems) if better.report is not None else [],
         }
+    plain = (
+        "holds", "zenith_deg", "feasible_share", "bed_share", "bed_limit", "bed_x_m", "bed_y_m", "limited_by",
+        "limiting_cables", "min_clearance_m", "clearances_m", "margin_n", "wind_max_m_s", "park_holds", "way_share",
+        "lowest_mode_hz", "spot_per_cable",
+    )  # fmt: skip
     return {
         "machine": name,
-        "holds": report.holds,
-        "zenith_deg": report.zenith_deg,
-        "feasible_share": report.feasible_share,
+        **{key: getattr(report, key) for key in plain},
         "by_zenith_deg": {f"{zenith:g}": share for zenith, share in report.by_zenith_deg.items()},
-        "bed_share": report.bed_share,
-        "bed_x_m": report.bed_x_m,
-        "bed_y_m": report.bed_y_m,
-        "limited_by": report.limited_by,
-        "limiting_cables": report.limiting_cables,
-        "min_clearance_m": report.min_clearance_m,
-        "clearances_m": report.clearances_m,
-        "park_holds": report.park_holds,
-        "way_share": report.way_share,
-        "lowest_mode_hz": report.lowest_mode_hz,
-        "spot_per_cable": report.spot_per_cable,
+        "bed_by_zenith_deg": {f"{zenith:g}": share for zenith, share in report.bed_by_zenith_deg.items()},
         "problems": list(report.problems),
         "smallest_change": change,
         "plot": plot,
@@ -101,39 +96,76 @@ def _result(name: str, report: Any, better: Any, plot: Path | None) -> dict[str,
 
 
 def _screen(name: str, shape: Any, report: Any, better: Any) -> str:
-    verdict = "holds its lens" if report.holds else "does NOT hold its lens"
+    lines = [_verdict(name, shape, report)]
+    if report.problems:
+        lines += ["", "What is wrong:", *(f"  - {problem}" for problem in report.problems)]
+    lines += ["", *_advice(report, better)] if better is not None else []
     bed = " x ".join(f"{side:g}" for side in shape.bed_size_m)
-    lines = [
-        f"{name} {verdict}: bed {bed} m, sun up to {report.zenith_deg:g} deg from the zenith from all sides,",
-        f"wind {shape.wind_m_s:g} m/s, tension {shape.tension_min_n:g}-{shape.tension_max_n:g} N.",
+    lines += [
         "",
-        f"holds {report.feasible_share:7.1%} of these poses; by zenith angle:",
+        f"Asked: light on every point of the {bed} m bed, lens facing the sun, the sun on all sides up to "
+        f"{report.zenith_deg:g} deg",
+        f"from the zenith, wind up to {shape.wind_m_s:g} m/s from any side, every cable between {shape.tension_min_n:g} and "
+        f"{shape.tension_max_n:g} N.",
+        "",
+        f"Holds {report.feasible_share:.1%} of that. By the sun's zenith angle:",
         "  " + "  ".join(f"{zenith:g} deg {share:.1%}" for zenith, share in report.by_zenith_deg.items()),
-        "over the bed (north up, west left; share of suns up to the machine's zenith angle):",
+        "Over the bed, north up, west left (# all suns asked for, 9: 90 %, ... 0: under 10 %):",
         *_bed_map(report),
     ]
+    return "\n".join([*lines, *_facts(report)])
+
+
+def _verdict(name: str, shape: Any, report: Any) -> str:
+    """The answer in one sentence."""
+    if report.holds:
+        return (
+            f"{name} holds its lens: in every pose asked for, with {report.margin_n:.0f} N to spare at both ends of the "
+            f"tension band, and in wind up to {report.wind_max_m_s:.1f} m/s."
+        )
+    if report.feasible_share == 1:
+        return f"{name} holds its lens in every pose asked for, but cannot work as it is: {report.problems[0]}."
+    from melter.geometry.check import PUSH
+
+    pushes = report.limited_by.get(PUSH, 0.0) >= 0.5
+    lacks = (
+        "a cable would have to push, and cables only pull"
+        if pushes
+        else f"a cable needs over {shape.tension_max_n:g} N"
+    )
+    share = 1 - report.feasible_share
+    return (
+        f"{name} does NOT hold its lens: in {share:.1%} of the poses asked for no tensions balance it; mostly {lacks}."
+    )
+
+
+def _facts(report: Any) -> list[str]:
+    lines: list[str] = []
     if report.limited_by:
         why = ", ".join(f"{reason} {share:.0%}" for reason, share in report.limited_by.items())
         first = ", ".join(list(report.limiting_cables)[:4])
-        lines += [f"limits (all zenith angles): {why}", f"  first cables: {first}"]
-    park, spot = "holds" if report.park_holds else "does NOT hold", report.spot_per_cable
+        lines += [f"Where it fails (all zenith angles above): {why}; first at their limit: {first}"]
     near = ", ".join(f"{what} {value * 1e3:.0f} mm" for what, value in report.clearances_m.items())
-    lines += [
-        f"clearance: {near}",
-        f"park {park}; way from park into work holds {report.way_share:.1%}",
-        f"lowest mode {report.lowest_mode_hz:.1f} Hz; 1 mm of one cable moves the spot up to {spot:.2f} mm",
+    return [
+        *lines,
+        f"Least distances: {near} (20 mm needed; below 0: inside)",
+        f"Park {'holds' if report.park_holds else 'does NOT hold'}; of the way from park into work {report.way_share:.1%} holds",
+        f"Slowest swing {report.lowest_mode_hz:.1f} Hz; a cable 1 mm off moves the spot by up to {report.spot_per_cable:.2f} mm",
     ]
-    lines += ["problems:", *(f"  - {problem}" for problem in report.problems)] if report.problems else ["no problems"]
-    return "\n".join([*lines, _advice(better)]).rstrip()
 
 
-def _advice(better: Any) -> str:
-    if better is None:
-        return ""
-    what = "makes it hold" if better.enough else "helps, but not everywhere or not freely"
-    return f"smallest change found that {what} up to {better.zenith_deg:g} deg ({better.share:.1%}):\n" + "\n".join(
-        f"  - {change.words}" for change in better.changes
-    )
+def _advice(report: Any, better: Any) -> list[str]:
+    words = [change.words for change in better.changes]
+    sun = f"for suns up to {better.zenith_deg:g} deg from the zenith"
+    if better.enough and report.holds:
+        lead = f"Smallest change found with which it would hold {sun} too (changed machine checked as a whole):"
+    elif better.enough:
+        lead = (
+            f"Smallest change found with which it holds and works {sun} (the changed machine was checked as a whole):"
+        )
+    else:
+        lead = f"No change tried makes it hold {sun}; this one gets to {better.share:.1%}:"
+    return [lead, *(f"  - {line}" for line in words)]
 
 
 def _bed_map(report: Any) -> list[str]:

@@ -6,7 +6,8 @@ the band balance gravity and the design wind from any side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,12 @@ CLEARANCE_MIN_M = 0.020
 """Least distance between things that must not touch: twice what pulleys are placed to."""
 UNLIMITED_N = 1e5
 """Tension that stands for no upper limit."""
+WIND_MAX_M_S = 15.0
+"""Strongest wind that is tried."""
+HALVINGS = 7
+"""Of the range in which a margin or a wind is looked for."""
+PUSH, STRONG = "a cable would have to push", "a cable above tension_max_n"
+"""Why a pose does not hold: a cable at the lower end of the band, or one at the upper."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +66,8 @@ class Report:
     """Share of poses that hold, by the sun's zenith angle in degrees."""
     bed_share: Array
     """(bed x, bed y) share of poses up to ``zenith_deg`` that hold."""
+    bed_by_zenith_deg: dict[float, Array]
+    """(bed x, bed y) share of the sun's azimuths with which poses hold, by zenith angle."""
     bed_x_m: Array
     """Grid along world x."""
     bed_y_m: Array
@@ -77,6 +86,12 @@ class Report:
     """Slowest swing of the lens on taut cables, up to ``zenith_deg``."""
     spot_per_cable: float
     """Largest move of the spot per length that one cable is out."""
+    margin_n: float
+    """By how much the band could be narrower at both ends with every pose up to ``zenith_deg`` still held; 0: not even so."""
+    wind_max_m_s: float
+    """Strongest wind in which every pose up to ``zenith_deg`` holds (looked for up to WIND_MAX_M_S); 0: none."""
+    bed_limit: tuple[tuple[str, ...], ...]
+    """(bed x, bed y) what most failing poses up to ``zenith_deg`` lack there; empty where all hold."""
     problems: tuple[str, ...]
     """What keeps the machine from working; empty if it holds."""
 
@@ -105,7 +120,10 @@ def work_poses(shape: MachineShape, zenith_deg: float, bed_points: int = BED_POI
 def poses_hold(
     shape: MachineShape, centre_world_m: Array, rotation: Array, tension_max_n: float | None = None
 ) -> Flags:
-    """Return (...) whether poses hold in still air and in the design wind from any side."""
+    """Return (...) whether poses hold in still air and in the design wind from any side.
+
+    ``tension_max_n``: upper end of the band instead of the machine's.
+    """
     high = shape.tension_max_n if tension_max_n is None else tension_max_n
     structure = structure_of(shape, centre_world_m, rotation)
     held = holds(structure, wrenches_n(shape, rotation, shape.wind_m_s), shape.tension_min_n, high)
@@ -121,6 +139,9 @@ def assess(shape: MachineShape) -> Report:
     inside = np.stack([held[z] for z in wanted])
     limited_by, cables = _limits(shape, poses, held)
     nearest = _nearest(shape, [poses[z] for z in wanted])
+    all_centres, all_rotations = (
+        np.stack([getattr(poses[z], a) for z in wanted]) for a in ("centre_world_m", "rotation")
+    )
     park = bool(poses_hold(shape, shape.park_world_m, np.eye(3)))
     way = _way_share(shape)
     problems = (
@@ -133,6 +154,7 @@ def assess(shape: MachineShape) -> Report:
         feasible_share=float(inside.mean()),
         by_zenith_deg={z: float(held[z].mean()) for z in zeniths},
         bed_share=inside.mean(axis=(0, 1)),
+        bed_by_zenith_deg={z: held[z].mean(axis=0) for z in zeniths},
         bed_x_m=poses[zeniths[0]].spot_world_m[0, :, 0, 0],
         bed_y_m=poses[zeniths[0]].spot_world_m[0, 0, :, 1],
         limited_by=limited_by,
@@ -142,8 +164,43 @@ def assess(shape: MachineShape) -> Report:
         way_share=way,
         lowest_mode_hz=min(float(modes_hz(shape, poses[z].centre_world_m, poses[z].rotation).min()) for z in wanted),
         spot_per_cable=max(_spot_per_cable(shape, poses[z]) for z in wanted),
+        margin_n=_most(
+            lambda m: _narrower(shape, m), all_centres, all_rotations, (shape.tension_max_n - shape.tension_min_n) / 2
+        ),
+        wind_max_m_s=_most(lambda v: replace(shape, wind_m_s=v), all_centres, all_rotations, WIND_MAX_M_S),
+        bed_limit=_bed_limit(shape, all_centres, all_rotations, inside),
         problems=tuple(problems),
     )
+
+
+def _narrower(shape: MachineShape, by_n: float) -> MachineShape:
+    return replace(shape, tension_min_n=shape.tension_min_n + by_n, tension_max_n=shape.tension_max_n - by_n)
+
+
+def _most(changed: Callable[[float], MachineShape], centre: Array, rotation: Array, most: float) -> float:
+    """Largest value, up to ``most``, with which the changed machine holds every pose; found by halving, from below."""
+    centre, rotation = centre.reshape(-1, 3), rotation.reshape(-1, 3, 3)
+    low, high = 0.0, most
+    if not poses_hold(changed(low), centre, rotation).all():
+        return 0.0
+    for _ in range(HALVINGS):
+        value = (low + high) / 2
+        held = poses_hold(changed(value), centre, rotation)
+        if held.all():
+            low = value
+        else:
+            high = value
+            centre, rotation = centre[~held], rotation[~held]
+    return low
+
+
+def _bed_limit(shape: MachineShape, centre: Array, rotation: Array, held: Flags) -> tuple[tuple[str, ...], ...]:
+    """What most of the failing poses lack, over the bed; poses (zenith, azimuth, bed x, bed y, ...)."""
+    pushes = np.zeros(held.shape, dtype=bool)
+    pushes[~held] = ~poses_hold(shape, centre[~held], rotation[~held], UNLIMITED_N)
+    share, failing = pushes.sum(axis=(0, 1)), (~held).sum(axis=(0, 1))
+    words = np.where(failing == 0, "", np.where(2 * share >= failing, PUSH, STRONG))
+    return tuple(tuple(str(word) for word in row) for row in words)
 
 
 def _spot_per_cable(shape: MachineShape, poses: Poses) -> float:
@@ -171,8 +228,8 @@ def _limits(
         return {}, {}
     strong = poses_hold(shape, centre, rotation, UNLIMITED_N)
     reasons = {
-        "a cable above tension_max_n": float(strong.mean()),
-        "a cable would have to push": float((~strong).mean()),
+        STRONG: float(strong.mean()),
+        PUSH: float((~strong).mean()),
     }
     cables: dict[str, int] = {}
     for i in np.linspace(0, len(centre) - 1, min(16, len(centre))).astype(int):
@@ -217,16 +274,22 @@ def _holding_problems(
     return found
 
 
+_ARTICLES = {"cable": "a cable", "lens": "the lens"}
+
+
 def _clearance_problems(nearest: dict[str, float]) -> list[str]:
-    low = {name: value for name, value in nearest.items() if not value >= CLEARANCE_MIN_M}
-    need = f"{CLEARANCE_MIN_M * 1e3:.0f} mm needed"
-    words = {"cable-light": "a cable runs {0} mm inside the light: it shades it and burns"}
-    return [
-        words["cable-light"].format(f"{-value * 1e3:.0f}")
-        if name == "cable-light" and value < 0
-        else f"{name} clearance {value * 1e3:.0f} mm: {need}"
-        for name, value in low.items()
-    ]
+    found: list[str] = []
+    for name, value in nearest.items():
+        what, other = name.split("-")
+        far_mm, need_mm = value * 1e3, CLEARANCE_MIN_M * 1e3
+        if value < 0:
+            found.append(f"a cable runs {-far_mm:.0f} mm inside the light: it shades it and burns")
+        elif value < CLEARANCE_MIN_M:
+            one, another = (
+                ("two cables come", "each other") if other == "cable" else (f"{_ARTICLES[what]} comes", f"the {other}")
+            )
+            found.append(f"{one} within {far_mm:.0f} mm of {another}, {need_mm:.0f} mm needed")
+    return found
 
 
 def _length_problems(shape: MachineShape, work: list[Poses]) -> list[str]:

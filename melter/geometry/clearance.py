@@ -1,4 +1,4 @@
-"""How near cables come to the light, to each other, to the lens and to the poles. World frame, metres."""
+"""How near cables come to the light, to each other, to the lens and to the frame. World frame, metres."""
 
 from __future__ import annotations
 
@@ -27,47 +27,68 @@ def clearances_m(
 
     ``cable-light``: cable to the pyramid of light from the aperture to the focus and on to the sand, negative inside;
     ``cable-cable``: two cables, the crossed pair of one pole and one strut left out, and near ends that two share;
-    ``cable-lens``: cable to the lens sheet; ``cable-pole``: cable to a pole that is not its own;
-    ``lens-pole``: edge of the lens to a pole.
+    ``cable-lens``: cable to the lens sheet; ``cable-frame``: cable to poles and top ring, its own pole left out;
+    ``lens-frame``: lens sheet to poles and top ring. All but the first are 0 where the two touch or cross.
     """
     centre, sun = np.asarray(centre_world_m, dtype=float), np.asarray(sun_world, dtype=float)
     ends = centre[..., None, :] + apply(rotation[..., None, :, :], shape.attachments_lens_m)
     start = np.broadcast_to(shape.pulleys_world_m, ends.shape)
-    share = np.linspace(0, 1, SAMPLES)[:, None]
-    points = ends[..., None, :] + share * (start - ends)[..., None, :]
-    lens = _to_lens(points - centre[..., None, None, :], rotation)
-    tied = np.sqrt(np.square(points - ends[..., None, :]).sum(axis=-1)) < NEAR_M
-    light = np.where(tied, np.inf, _to_light(shape, lens, points, rotation, sun))
-    sheet = np.where(tied, np.inf, _to_sheet(shape, lens))
+    free = _shortened(start, ends, pulleys=False, struts=True)[1]
+    back = np.swapaxes(rotation, -1, -2)[..., None, :, :]
+    lens_start, lens_end = (apply(back, p - centre[..., None, :]) for p in (start, free))
     return {
-        "cable-light": light.min(axis=(-1, -2)),
+        "cable-light": _to_light(shape, start, free, centre, rotation, sun).min(axis=-1),
         "cable-cable": _between_cables(shape, ends, start),
-        "cable-lens": sheet.min(axis=(-1, -2)),
-        "cable-pole": _to_poles(shape, ends, start),
-        "lens-pole": _lens_to_poles(shape, centre, rotation),
+        "cable-lens": sheet_distance_m(shape, lens_start, lens_end).min(axis=-1),
+        "cable-frame": _cables_to_frame(shape, ends, start),
+        "lens-frame": _lens_to_frame(shape, centre, rotation),
     }
 
 
-def _to_lens(offset: Array, rotation: Array) -> Array:
-    """World offsets (..., 8, k, 3) from the lens centre in the lens frame."""
-    return apply(np.swapaxes(rotation, -1, -2)[..., None, None, :, :], offset)
+def _to_light(shape: MachineShape, start: Array, end: Array, centre: Array, rotation: Array, sun: Array) -> Array:
+    """(..., 8) least distance of cables to the light, from points all along and then more of them about the nearest."""
+    back = np.swapaxes(rotation, -1, -2)[..., None, None, :, :]
+    middle = centre[..., None, None, :]
+
+    def along(share: Array) -> Array:
+        points = end[..., None, :] + share[..., None] * (start - end)[..., None, :]
+        return _light_distance_m(shape, apply(back, points - middle), points[..., 2], rotation, sun)
+
+    share = np.broadcast_to(np.linspace(0, 1, SAMPLES), (*end.shape[:-1], SAMPLES))
+    coarse = along(share)
+    best = np.take_along_axis(share, coarse.argmin(axis=-1)[..., None], axis=-1)
+    fine = along(np.clip(best + np.linspace(-1, 1, SAMPLES) / (SAMPLES - 1), 0, 1))
+    return np.minimum(coarse.min(axis=-1), fine.min(axis=-1))
 
 
-def _to_light(shape: MachineShape, lens: Array, points: Array, rotation: Array, sun: Array) -> Array:
-    """Distance, across the axis of the light, from points to its cross-section; inf above lens, under sand."""
+def _light_distance_m(shape: MachineShape, lens: Array, z_world_m: Array, rotation: Array, sun: Array) -> Array:
+    """Distance from points (..., 8, k) to the sides of the light; inf above the lens and under the sand."""
     ray = apply(np.swapaxes(rotation, -1, -2), sun)
     depth = -lens[..., 2] / ray[..., 2][..., None, None]
     width = np.abs(1 - depth / shape.focal_length_m)
-    u = np.abs(lens[..., 0] + depth * ray[..., 0][..., None, None]) - width * shape.short_edge_m / 2
-    v = np.abs(lens[..., 1] + depth * ray[..., 1][..., None, None]) - width * shape.long_edge_m / 2
-    lit = (depth > 0) & (points[..., 2] > shape.sand_height_m)
+    half_x, half_y = shape.short_edge_m / 2, shape.long_edge_m / 2
+    lean_x, lean_y = (float(np.cos(np.arctan(half / shape.focal_length_m))) for half in (half_x, half_y))
+    u = lean_x * (np.abs(lens[..., 0] + depth * ray[..., 0][..., None, None]) - width * half_x)
+    v = lean_y * (np.abs(lens[..., 1] + depth * ray[..., 1][..., None, None]) - width * half_y)
+    lit = (depth > 0) & (z_world_m > shape.sand_height_m)
     return np.where(lit, _box(u, v), np.inf)
 
 
-def _to_sheet(shape: MachineShape, lens: Array) -> Array:
-    """Distance from points in the lens frame to the lens sheet."""
-    u, v = np.abs(lens[..., 0]) - shape.short_edge_m / 2, np.abs(lens[..., 1]) - shape.long_edge_m / 2
-    return np.sqrt(np.maximum(u, 0) ** 2 + np.maximum(v, 0) ** 2 + lens[..., 2] ** 2)
+def sheet_distance_m(shape: MachineShape, p0: Array, p1: Array) -> Array:
+    """Return the (...) distance of segments p0-p1, lens frame (..., 3), to the lens sheet; 0 where they pass through."""
+    half = np.array([shape.short_edge_m, shape.long_edge_m]) / 2
+    corner = np.array([(i * half[0], j * half[1], 0.0) for i, j in _CORNERS])
+    least = np.full(p0.shape[:-1], np.inf)
+    for k in range(4):
+        least = np.minimum(least, segment_distance_m(p0, p1, corner[k], corner[(k + 1) % 4]))
+    for p in (p0, p1):
+        over = (np.abs(p[..., :2]) <= half).all(axis=-1)
+        least = np.where(over, np.minimum(least, np.abs(p[..., 2])), least)
+    z0, z1 = p0[..., 2:], p1[..., 2:]
+    apart = np.where(z0 == z1, 1.0, z0 - z1)
+    crossing = p0[..., :2] + z0 / apart * (p1 - p0)[..., :2]
+    through = (z0 * z1 <= 0)[..., 0] & (np.abs(crossing) <= half).all(axis=-1)
+    return np.where(through, 0.0, least)
 
 
 def _box(u: Array, v: Array) -> Array:
@@ -100,25 +121,35 @@ def _shortened(start: Array, end: Array, pulleys: bool, struts: bool) -> tuple[A
     return start + NEAR_M * pulleys * unit, end - NEAR_M * struts * unit
 
 
-def _to_poles(shape: MachineShape, ends: Array, start: Array) -> Array:
+def frame_bars_world_m(shape: MachineShape) -> list[tuple[Array, Array]]:
+    """Return the ends, (3,) each, of the frame's poles and of the ring that joins their tops, in order around."""
+    poles = shape.poles_world_m
+    from_middle = poles - poles.mean(axis=0)
+    poles = poles[np.argsort(np.arctan2(from_middle[:, 1], from_middle[:, 0]))]
+    tops = [np.array([*pole, shape.frame_height_m]) for pole in poles]
+    upright = [(np.array([*pole, shape.sand_height_m]), top) for pole, top in zip(poles, tops, strict=True)]
+    return [*upright, *zip(tops, [*tops[1:], tops[0]], strict=True)]
+
+
+def _cables_to_frame(shape: MachineShape, ends: Array, start: Array) -> Array:
+    """Bars that end at a cable's own pole count only beyond the stretch next to its pulley; its pole not at all."""
     least = np.full(ends.shape[:-2], np.inf)
-    for pole in shape.poles_world_m:
-        foot = np.array([*pole, shape.sand_height_m])
-        top = np.array([*pole, shape.frame_height_m])
+    for foot, top in frame_bars_world_m(shape):
         for i in range(ends.shape[-2]):
-            if not _near(shape.pulleys_world_m[i, :2], pole):
-                least = np.minimum(least, segment_distance_m(start[..., i, :], ends[..., i, :], foot, top))
+            pulley = shape.pulleys_world_m[i]
+            own = [_near(pulley[:2], end[:2]) for end in (foot, top)]
+            if all(own):
+                continue
+            p0, p1 = _shortened(start[..., i, :], ends[..., i, :], pulleys=any(own), struts=False)
+            least = np.minimum(least, segment_distance_m(p0, p1, foot, top))
     return least
 
 
-def _lens_to_poles(shape: MachineShape, centre: Array, rotation: Array) -> Array:
-    half = np.array([(i * shape.short_edge_m / 2, j * shape.long_edge_m / 2, 0.0) for i, j in _CORNERS])
-    corner = centre[..., None, :] + apply(rotation[..., None, :, :], half)
+def _lens_to_frame(shape: MachineShape, centre: Array, rotation: Array) -> Array:
+    back = np.swapaxes(rotation, -1, -2)
     least = np.full(centre.shape[:-1], np.inf)
-    for pole in shape.poles_world_m:
-        foot, top = np.array([*pole, shape.sand_height_m]), np.array([*pole, shape.frame_height_m])
-        for k in range(4):
-            least = np.minimum(least, segment_distance_m(corner[..., k, :], corner[..., (k + 1) % 4, :], foot, top))
+    for foot, top in frame_bars_world_m(shape):
+        least = np.minimum(least, sheet_distance_m(shape, apply(back, foot - centre), apply(back, top - centre)))
     return least
 
 

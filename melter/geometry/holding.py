@@ -11,6 +11,7 @@ Cable-Driven Parallel Robots (2018), ch. 3; Bosscher, Riechel, Ebert-Uphoff, IEE
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from melter.geometry.cables import structure_matrix
-from melter.geometry.pose import apply
+from melter.geometry.pose import apply, rotation_facing, sun_direction_world, work_centre_world_m
 from melter.geometry.shape import AIR_KG_M3, DRAG, GRAVITY_M_S2, MachineShape
 
 Array = NDArray[np.float64]
@@ -58,10 +59,44 @@ def wrenches_n(shape: MachineShape, rotation: Array, wind_m_s: float = 0.0) -> A
 def holds(structure: Array, wrench: Array, low_n: float, high_n: float) -> Flags:
     """Return (...) whether tensions within [low_n, high_n] balance wrenches (..., 6) for structures (..., 6, 8)."""
     shape = np.broadcast_shapes(structure.shape[:-2], wrench.shape[:-1])
-    w = np.broadcast_to(structure, (*shape, 6, 8)).reshape(-1, 6, 8)
-    f = np.broadcast_to(wrench, (*shape, 6)).reshape(-1, 6)
-    parts = [_holds(w[i : i + CHUNK], f[i : i + CHUNK], low_n, high_n) for i in range(0, len(w), CHUNK)]
-    return np.concatenate(parts or [np.zeros(0, dtype=bool)]).reshape(shape)
+    lead, one = shape[: len(shape) - (structure.ndim - 2)], shape[len(shape) - (structure.ndim - 2) :]
+    w = np.broadcast_to(structure, (*one, 6, 8)).reshape(-1, 6, 8)
+    f = np.broadcast_to(wrench, (*shape, 6)).reshape(math.prod(lead), len(w), 6)
+    held = np.zeros(f.shape[:2], dtype=bool)
+    for i in range(0, len(w), CHUNK):
+        basis = _basis(w[i : i + CHUNK])
+        for k in range(len(f)):
+            held[k, i : i + CHUNK] = _holds(basis, w[i : i + CHUNK], f[k, i : i + CHUNK], low_n, high_n)
+    return held.reshape(shape)
+
+
+def sun_is_held(
+    shape: MachineShape,
+    zenith_rad: ArrayLike,
+    azimuth_rad: ArrayLike,
+    spot_world_m: ArrayLike | None = None,
+    wind_m_s: float = 0.0,
+    margin_n: float = 0.0,
+) -> Flags:
+    """Return (...) whether the lens, facing suns (...) with its focus on spots (..., 2), can be held within the band.
+
+    Angles in radians (azimuth clockwise from north), spots in world metres; shapes broadcast. ``spot_world_m`` None:
+    the bed's middle and corners, all of them. ``margin_n`` is kept from both ends of the band; ``wind_m_s`` blows from
+    any side. Exact, for thousands of suns per second.
+    """
+    sun = sun_direction_world(zenith_rad, azimuth_rad)
+    if spot_world_m is None:
+        spots = np.array([(0, 0), (1, 1), (-1, 1), (-1, -1), (1, -1)]) * np.array(shape.bed_size_m) / 2
+        sun = sun[..., None, :]
+    else:
+        spots = np.asarray(spot_world_m, dtype=float)
+    centre = work_centre_world_m(spots, sun, shape.focal_length_m, shape.sand_height_m)
+    rotation = rotation_facing(sun)
+    low_n, high_n = shape.tension_min_n + margin_n, shape.tension_max_n - margin_n
+    wrench = wrenches_n(shape, rotation, wind_m_s)
+    held = holds(structure_of(shape, centre, rotation), wrench if wind_m_s > 0 else wrench[:1], low_n, high_n)
+    held = held.all(axis=0)
+    return np.asarray(held.all(axis=-1) if spot_world_m is None else held)
 
 
 def tensions_nearest_n(structure: Array, wrench: Array, low_n: float, high_n: float, preferred_n: ArrayLike) -> Array:
@@ -103,13 +138,21 @@ def violation(structure: Array, wrench: Array, low_n: float, high_n: float) -> t
     return float(answer.x[8]), np.asarray(answer.x[:8])
 
 
-def _plane(structure: Array, wrench: Array) -> tuple[Array, Array, Flags]:
-    """(n, 8) smallest balancing tensions, (n, 8, 2) directions that keep the balance, and whether rank is full."""
+Basis = tuple[Array, Array, Flags]
+"""(n, 8, 6) pseudo-inverses, (n, 8, 2) directions that keep the balance, and whether rank is full."""
+
+
+def _basis(structure: Array) -> Basis:
     u, s, vt = np.linalg.svd(structure)
     full = s[:, 5] > RANK * s[:, 0]
     inverse = np.where(s > RANK * s[:, :1], 1 / np.maximum(s, 1e-300), 0.0)
-    least = np.einsum("nki,nk,njk,nj->ni", vt[:, :6], inverse, u, -wrench)
-    return least, np.swapaxes(vt[:, 6:], -1, -2), full
+    back = np.swapaxes(vt[:, :6], -1, -2) @ (inverse[..., None] * np.swapaxes(u, -1, -2))
+    return back, np.swapaxes(vt[:, 6:], -1, -2), full
+
+
+def _least(basis: Basis, wrench: Array) -> Array:
+    """(n, 8) smallest balancing tensions."""
+    return -np.squeeze(basis[0] @ wrench[..., None], -1)
 
 
 def _corners(least: Array, free: Array, low_n: float, high_n: float) -> Array:
@@ -133,17 +176,37 @@ def _inside(least: Array, free: Array, points: Array, low_n: float, high_n: floa
     return inside
 
 
-def _holds(structure: Array, wrench: Array, low_n: float, high_n: float) -> Flags:
-    least, free, full = _plane(structure, wrench)
-    inside = _inside(least, free, _corners(least, free, low_n, high_n), low_n, high_n)
-    answer = np.asarray(inside.any(axis=-1))
+def _holds(basis: Basis, structure: Array, wrench: Array, low_n: float, high_n: float) -> Flags:
+    _, free, full = basis
+    answer = _some_edge(_least(basis, wrench), free, low_n, high_n)
     for i in np.flatnonzero(~full):
         answer[i] = violation(structure[i], wrench[i], low_n, high_n)[0] <= SLACK_N
     return answer
 
 
+def _some_edge(least: Array, free: Array, low_n: float, high_n: float) -> Flags:
+    """(n,) whether the polygon has any edge at all: a piece of a line, one cable at an end of the band, inside the rest.
+
+    The polygon is bounded (both directions of the plane change some tension), so that it has an edge or is empty.
+    """
+    along = np.stack([-free[..., 1], free[..., 0]], axis=-1)
+    norm2 = (free * free).sum(axis=-1)
+    rate = np.einsum("ncx,nkx->nkc", free, along)
+    found = np.zeros(len(least), dtype=bool)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse = 1 / rate
+        foot = np.einsum("ncx,nkx->nkc", free, free) / norm2[..., None]
+        for end in (low_n, high_n):
+            there = least[:, None, :] + (end - least)[..., None] * foot
+            first, last = (low_n - SLACK_N - there) * inverse, (high_n + SLACK_N - there) * inverse
+            start, stop = np.fmin(first, last).max(axis=-1), np.fmax(first, last).min(axis=-1)
+            found |= (start <= stop).any(axis=-1)
+    return found
+
+
 def _nearest(structure: Array, wrench: Array, low_n: float, high_n: float, wanted: Array) -> Array:
-    least, free, full = _plane(structure, wrench)
+    basis = _basis(structure)
+    least, (_, free, full) = _least(basis, wrench), basis
     aim = np.einsum("nci,nc->ni", free, wanted - least)
     norm2 = np.maximum((free * free).sum(axis=-1), 1e-300)
     feet = [aim[:, None]]

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from melter.geometry.check import CLEARANCE_MIN_M, poses_hold, work_poses
+from melter.geometry.check import CLEARANCE_MIN_M, Report, assess, poses_hold, work_poses
 from melter.geometry.clearance import clearances_m
 from melter.geometry.shape import MachineShape
 
@@ -45,8 +45,8 @@ class Improvement:
     """Sun looked at."""
     shape: MachineShape
     """The changed machine."""
-    clear: bool = False
-    """Whether cables, light, lens and poles keep their distance."""
+    report: Report | None = None
+    """The whole assessment of the changed machine, where it was made."""
 
     @property
     def words(self) -> str:
@@ -60,8 +60,8 @@ class Improvement:
 
     @property
     def enough(self) -> bool:
-        """Whether every pose holds, with enough clearance."""
-        return self.share == 1 and self.clear
+        """Whether the changed machine, assessed like any other up to this sun, has no problem."""
+        return self.report is not None and self.report.holds
 
 
 def smallest_improvement(shape: MachineShape, zenith_deg: float) -> Improvement | None:
@@ -113,14 +113,17 @@ def _try(shape: MachineShape, combined: tuple[Change, ...], zenith_deg: float) -
 
 
 def _finely(one: Improvement) -> Improvement:
-    """The same on the fine grid."""
-    share = _share(one.shape, one.zenith_deg, fine=True)
-    return replace(one, share=share, clear=_clear(one.shape, one.zenith_deg))
+    """The same after the whole assessment of the changed machine."""
+    report = assess(replace(one.shape, sun_zenith_deg=one.zenith_deg))
+    return replace(one, share=report.feasible_share, report=report)
 
 
 def _first_enough(tried: list[Improvement]) -> Improvement | None:
     full = sorted((one for one in tried if one.share == 1), key=lambda one: one.effort)
-    return next((fine for fine in map(_finely, full) if fine.enough), None)
+    promising = (
+        one for one in full if _clear(one.shape, one.zenith_deg) and _share(one.shape, one.zenith_deg, True) == 1
+    )
+    return next((fine for fine in map(_finely, promising) if fine.enough), None)
 
 
 def _rank(one: Improvement) -> tuple[float, float]:
