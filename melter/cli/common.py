@@ -50,7 +50,7 @@ def parse(config: type[Config], argv: list[str], prog: str) -> Config:
 
 def _one_line(boxed: str) -> str:
     """The words of a boxed, many-lined complaint."""
-    lines = [re.sub(r"[╭╮╰╯│─]+", " ", line).strip() for line in boxed.splitlines()]
+    lines = [re.sub(r"[╭╮╰╯│─]+|-{5,}", " ", line).strip() for line in boxed.splitlines()]
     words = " ".join(line for line in lines if line and not line.startswith("For full helptext")).split(
         " Argument helptext:"
     )[0]

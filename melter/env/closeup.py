@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from melter.env.drawing import AHEAD, INK, PANEL, PATCH, PATCH_EDGE, SAND, TRACE, Painter
+from melter.env.drawing import AHEAD, INK, PANEL, PATCH, PATCH_EDGE, SAND, TRACE, Painter, tracks
 from melter.env.look import Array, Look, tension_colour
 from melter.geometry.light import semi_axes_and_angle
 
 TARGET = (0.80, 0.0, 0.30, 1.0)
+CAPTION_LETTERS = 20
+"""As many fit into the caption's panel."""
 SMALLEST_HALF_M = 0.03
 """Half the width of the close-up, at least."""
 
@@ -23,7 +25,8 @@ def paint_caption(painter: Painter, look: Look) -> None:
     bottom = top - (1.4 * len(lines) + 2.3) * size
     painter.polygon(_rectangle(left, bottom, right, top), PANEL, None)
     for i, line in enumerate(lines):
-        painter.text(left + 0.5 * size, top - (1.4 * i + 1.3) * size, line, size)
+        shown = line if len(line) <= CAPTION_LETTERS else f"…{line[1 - CAPTION_LETTERS :]}"
+        painter.text(left + 0.5 * size, top - (1.4 * i + 1.3) * size, shown, size)
     _legend(painter, look, left + 0.5 * size, bottom + 0.6 * size, 0.8 * size)
 
 
@@ -45,8 +48,8 @@ def paint_close_up(painter: Painter, look: Look) -> None:
 
     painter.polygon(frame, SAND, None)
     painter.clip(frame)
-    if len(look.trace_world_m) > 1:
-        painter.polygon(on_panel(look.trace_world_m), None, TRACE, 0.006 * scale)
+    for track in tracks(look.trace_world_m):
+        painter.polygon(on_panel(track), None, TRACE, 0.006 * scale)
     painter.polygon(on_panel(look.ellipse_world_m()), (*PATCH[:3], 0.55), PATCH_EDGE, 1.2, closed=True)
     if len(look.path_ahead_world_m) > 1:
         painter.polygon(on_panel(look.path_ahead_world_m), None, AHEAD, 1.5)

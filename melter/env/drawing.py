@@ -106,9 +106,13 @@ def shapes_of(look: Look) -> list[Shape]:
     if not look.drawable:
         return shapes
     shapes.append(Shape(look.shadow_world_m, SHADOW, layer=FLOOR, solid=True))
-    for points, colour, width_m in ((look.path_ahead_world_m, AHEAD, 0.004), (look.trace_world_m, TRACE, 0.014)):
-        if len(points) > 1:
-            shapes.append(Shape(look.on_sand_world_m(_thinned(points)), line=colour, width_m=width_m, layer=FLOOR))
+    for lines, colour, width_m in (
+        ([look.path_ahead_world_m], AHEAD, 0.004),
+        (tracks(look.trace_world_m), TRACE, 0.014),
+    ):
+        for points in lines:
+            if len(points) > 1:
+                shapes.append(Shape(look.on_sand_world_m(_thinned(points)), line=colour, width_m=width_m, layer=FLOOR))
     return shapes + _patch(look) + _cone(look) + _lens(look)
 
 
@@ -241,6 +245,13 @@ def _disc(middle: Array, radius_m: float) -> Array:
     turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     side = np.array([-np.sin(AZIMUTH_RAD), np.cos(AZIMUTH_RAD), 0.0])
     return middle + radius_m * (np.cos(turn)[:, None] * side + np.sin(turn)[:, None] * (0.0, 0.0, 1.0))
+
+
+def tracks(trace_world_m: Array) -> list[Array]:
+    """Return the pieces of (m, 2) points between the gaps (NaN), each (k, 2) with k of at least 1."""
+    gap = ~np.isfinite(trace_world_m).all(axis=1)
+    pieces = np.split(trace_world_m, np.flatnonzero(gap))
+    return [piece for piece in (p[np.isfinite(p).all(axis=1)] for p in pieces) if len(piece)]
 
 
 def _thinned(points: Array, most: int = 400) -> Array:

@@ -51,7 +51,7 @@ class Look:
     path_ahead_world_m: Array = field(default_factory=lambda: NO_PATH)
     """(k, 2)."""
     trace_world_m: Array = field(default_factory=lambda: NO_PATH)
-    """(m, 2) where the spot has been."""
+    """(m, 2) where the spot has melted; NaN between separate tracks."""
     caption: tuple[str, ...] = ()
     sand_height_m: float = 0.0
 
@@ -103,11 +103,11 @@ class Look:
         return points - down * self.sun_world
 
 
-def look_of(batch: SandMelterBatch, index: int, trace_world_m: Array) -> Look:
-    """Return what simulation ``index`` looks like now; ``trace_world_m`` (m, 2) is where its spot has been."""
+def look_of(batch: SandMelterBatch, index: int, trace_world_m: Array, title: str = "") -> Look:
+    """Return what simulation ``index`` looks like now; ``trace_world_m`` (m, 2) is where its spot has melted."""
     machine, physics, values, tick = batch.machine, batch.physics, batch.values, int(batch.tick[index])
-    patch, target = batch.patch[index].copy(), batch.targets[index, tick].copy()
-    ahead = batch.targets[index, tick : min(batch.horizon, tick + round(AHEAD_S * machine.control.rate_hz)) + 1]
+    patch, target = batch.patch[index].copy(), batch.targets[index, tick, :2].copy()
+    ahead = batch.targets[index, tick : min(batch.horizon, tick + round(AHEAD_S * machine.control.rate_hz)) + 1, :2]
     tensions = physics.tension_n[index].copy()
     return Look(
         machine=machine,
@@ -123,7 +123,8 @@ def look_of(batch: SandMelterBatch, index: int, trace_world_m: Array) -> Look:
         target_world_m=target,
         path_ahead_world_m=ahead.copy(),
         trace_world_m=trace_world_m,
-        caption=_caption(machine, tick * machine.control.period_s, patch[:2] - target, tensions),
+        caption=((title,) if title else ())
+        + _caption(machine, tick * machine.control.period_s, patch[:2] - target, tensions),
         sand_height_m=float(values["bed_height_m"][index, 0]),
     )
 

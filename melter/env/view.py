@@ -6,6 +6,7 @@ close-up are painted over it by :mod:`melter.env.drawing`, which draws the rest 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,34 +19,26 @@ from melter.env.look import NO_PATH, Array, Look, look_at, look_of
 from melter.errors import BadInput
 from melter.machine import Machine
 
-SIZE_PX = (960, 540)
+SIZE_PX, PANEL_PX = (960, 540), (800, 540)
 TRACE_POINTS = 20_000
 """Oldest points of the trace beyond this are forgotten."""
+GAP = np.full(2, np.nan)
+"""Stands in a trace where the light did not melt."""
 
 
 class View:
     """Looks at one simulation of a batch. The spot's trace grows with each picture, anew in each episode."""
 
-    def __init__(self, batch: SandMelterBatch, index: int = 0, size_px: tuple[int, int] = SIZE_PX) -> None:
-        """Raises BadInput for a simulation that is not there and for sizes outside 64 to 4096 px."""
-        if not 0 <= index < batch.count:
-            raise BadInput(f"view: simulation {index}, must lie between 0 and {batch.count - 1}")
-        self._batch, self._index = batch, index
+    def __init__(
+        self, batch: SandMelterBatch, index: int = 0, size_px: tuple[int, int] = SIZE_PX, title: str = ""
+    ) -> None:
+        """``title`` heads the caption. Raises BadInput for a simulation that is not there and sizes outside 64 to 4096 px."""
+        self._onlooker = _Onlooker(batch, index, title)
         self._canvas = _Canvas(batch.machine, size_px)
-        self._trace: list[Array] = []
-        self._tick, self._key = -1, -1
 
     def look(self) -> Look:
         """Return what is to be seen now, the trace included."""
-        tick, key = int(self._batch.tick[self._index]), int(self._batch.keys[self._index])
-        if key != self._key or tick < self._tick:
-            self._trace.clear()
-        spot = self._batch.patch[self._index, :2].copy()
-        if (key, tick) != (self._key, self._tick) and np.isfinite(spot).all():
-            self._trace.append(spot)
-            del self._trace[:-TRACE_POINTS]
-        self._tick, self._key = tick, key
-        return look_of(self._batch, self._index, np.array(self._trace).reshape(-1, 2))
+        return self._onlooker.look()
 
     def picture(self) -> Picture:
         """Return (h, w, 3) RGB."""
@@ -54,6 +47,45 @@ class View:
     def close(self) -> None:
         """Free the drawing context; the view is of no use afterwards."""
         self._canvas.close()
+
+
+class SideBySide:
+    """Looks at the first simulations of a batch at once, one panel each, from left to right."""
+
+    def __init__(self, batch: SandMelterBatch, titles: Sequence[str], panel_px: tuple[int, int] = PANEL_PX) -> None:
+        """Raises BadInput as :class:`View` does."""
+        self._onlookers = [_Onlooker(batch, index, title) for index, title in enumerate(titles)]
+        self._canvas = _Canvas(batch.machine, panel_px)
+
+    def picture(self) -> Picture:
+        """Return (h, panels * w, 3) RGB."""
+        return np.concatenate([self._canvas.picture(onlooker.look()) for onlooker in self._onlookers], axis=1)
+
+    def close(self) -> None:
+        """Free the drawing context; the view is of no use afterwards."""
+        self._canvas.close()
+
+
+class _Onlooker:
+    """Remembers where the spot of one simulation has been."""
+
+    def __init__(self, batch: SandMelterBatch, index: int, title: str) -> None:
+        if not 0 <= index < batch.count:
+            raise BadInput(f"view: simulation {index}, must lie between 0 and {batch.count - 1}")
+        self._batch, self._index, self._title = batch, index, title
+        self._trace: list[Array] = []
+        self._tick, self._key = -1, -1
+
+    def look(self) -> Look:
+        tick, key = int(self._batch.tick[self._index]), int(self._batch.keys[self._index])
+        if key != self._key or tick < self._tick:
+            self._trace.clear()
+        spot = self._batch.patch[self._index, :2].copy()
+        if (key, tick) != (self._key, self._tick) and np.isfinite(spot).all():
+            self._trace.append(spot if self._batch.melting[self._index] else GAP)
+            del self._trace[:-TRACE_POINTS]
+        self._tick, self._key = tick, key
+        return look_of(self._batch, self._index, np.array(self._trace).reshape(-1, 2), self._title)
 
 
 class _Canvas:
@@ -114,4 +146,4 @@ def machine_picture(machine: Machine, path: str | Path, size_px: tuple[int, int]
     beside.replace(place)
 
 
-__all__ = ["NO_PATH", "View", "machine_picture"]
+__all__ = ["NO_PATH", "SideBySide", "View", "machine_picture"]

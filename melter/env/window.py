@@ -1,4 +1,4 @@
-"""A window on a simulated machine, where there is a display."""
+"""A window that shows pictures as they are made, where there is a display. Needs Tk, which most Pythons have; no OpenGL."""
 
 from __future__ import annotations
 
@@ -8,53 +8,59 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Self
 
-import mujoco as _mujoco
+import numpy as np
+from numpy.typing import NDArray
 
-from melter.env.batch import SandMelterBatch
 from melter.errors import BadInput
-
-mujoco: Any = _mujoco
-"""Its names come from compiled modules that type checkers cannot read."""
 
 
 def has_display() -> bool:
     """Return whether a window can be expected to open here."""
-    if os.environ.get("MUJOCO_GL", "").strip().lower() in ("egl", "osmesa", "disable", "disabled", "off", "false", "0"):
-        return False
     shown = sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    return shown and find_spec("glfw") is not None
+    return shown and find_spec("tkinter") is not None and find_spec("_tkinter") is not None
 
 
 class Window:
-    """MuJoCo's viewer on one simulation of a batch. A context manager. Raises BadInput where it cannot open."""
+    """Shows pictures; closed by its button, q or Escape. A context manager. Raises BadInput where it cannot open."""
 
-    def __init__(self, batch: SandMelterBatch, index: int = 0) -> None:
-        self._batch, self._index = batch, index
-        self._viewer: Any = None
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._root: Any = None
+        self._image: Any = None
 
     def __enter__(self) -> Self:
-        data = self._batch.physics.data_of(self._index)
-        self._data, self._model = data, self._batch.physics.model
         try:
-            from mujoco import viewer
+            import tkinter
 
-            self._viewer = viewer.launch_passive(self._model, data, show_left_ui=False, show_right_ui=False)
-        except Exception as error:  # whatever the window system raises
+            self._tk: Any = tkinter
+            self._root = tkinter.Tk()
+        except Exception as error:  # no Tk, no display, or a display that refuses
             raise BadInput(f"window: cannot be opened ({error}); use --video FILE") from None
+        self._root.title(self._title)
+        self._label = self._tk.Label(self._root, borderwidth=0)
+        self._label.pack()
+        self._root.protocol("WM_DELETE_WINDOW", self._close)
+        for key in ("q", "<Escape>"):
+            self._root.bind(key, self._close)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._viewer is not None:
-            self._viewer.close()
+        self._close()
 
-    def show(self) -> bool:
-        """Show the present moment; return False once the window is closed."""
-        if self._viewer is None or not self._viewer.is_running():
+    def show(self, picture: NDArray[np.uint8]) -> bool:
+        """Show (h, w, 3) RGB; return False once the window is closed."""
+        if self._root is None:
             return False
-        fresh = self._batch.physics.data_of(self._index)
-        with self._viewer.lock():
-            mujoco.mj_copyData(self._data, self._model, fresh)
-        self._viewer.sync()
-        return True
+        height, width = picture.shape[:2]
+        content = b"P6 %d %d 255 " % (width, height) + np.ascontiguousarray(picture).tobytes()
+        self._image = self._tk.PhotoImage(data=content, format="PPM")
+        self._label.configure(image=self._image)
+        self._root.update()
+        return self._root is not None
+
+    def _close(self, *_: object) -> None:
+        root, self._root = self._root, None
+        if root is not None:
+            root.destroy()

@@ -2,10 +2,11 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from melter.cli.enjoy import run
 from melter.cli.main import main
-from melter.env import gl
+from melter.env import gl, window
 from melter.errors import BadInput, OutputExists
 from melter.machine import load_machine
 from melter.observation import ObservationBuilder
@@ -89,6 +90,9 @@ def test_same_seed_same_play(model, tmp_path, capsys):
         ["--suite", "moon"],
         ["--machine", "gone"],
         ["--video", "gone/a.mp4"],
+        ["--speed", "0"],
+        ["--speed", "101"],
+        ["a", "b", "c", "d"],
     ],
 )
 def test_bad_input_writes_nothing(model, more, capsys):
@@ -98,15 +102,62 @@ def test_bad_input_writes_nothing(model, more, capsys):
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
+def test_several_play_the_same_episode_side_by_side(model, tmp_path, capsys):
+    video = tmp_path / "both.gif"
+    words = ["--controller", "servo", "--video", str(video), "--seconds", "1", "--suite", "train", "--json"]
+    assert run([str(model), *words]) == 0
+    both = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in both["players"]] == [str(model), "servo"]
+    assert both["rms_mm"] == both["players"][0]["rms_mm"] != both["players"][1]["rms_mm"]
+    assert run([str(model), *words[4:], "--video", str(tmp_path / "one.mp4")]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert alone["rms_mm"] == both["rms_mm"], "who plays beside it changes nothing"
+    assert alone["seconds"] == pytest.approx(1.0)
+    with Image.open(video) as picture:
+        assert picture.size == (1600, 540)
+
+
+def test_faster_than_the_machine(model, tmp_path):
+    video = tmp_path / "a.mp4"
+    assert run([str(model), "--video", str(video), "--seconds", "2", "--speed", "4"]) == 0
+    assert cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT) == 11
+
+
+def test_a_live_window_where_there_is_a_display(model, monkeypatch, capsys):
+    shown = []
+
+    class Shown:
+        def __init__(self, title):
+            assert "servo" in title
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            shown.append("closed")
+
+        def show(self, picture):
+            shown.append(picture.shape)
+            return len(shown) < 4
+
+    monkeypatch.setattr(window, "has_display", lambda: True)
+    monkeypatch.setattr(window, "Window", Shown)
+    assert run([str(model), "--controller", "servo", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["video"], result["ending"]) == (None, "window closed")
+    assert shown == [(540, 1600, 3)] * 4 + ["closed"]
+    assert not list(model.glob("*.mp4"))
+
+
 def test_no_such_model():
     with pytest.raises(BadInput, match="gone"):
         run(["gone"])
 
 
 def test_interrupt_keeps_the_video_so_far(model, tmp_path, monkeypatch):
-    from melter.env.view import View
+    from melter.env.view import SideBySide
 
-    whole, count = View.picture, 0
+    whole, count = SideBySide.picture, 0
 
     def picture(self):
         nonlocal count
@@ -115,6 +166,6 @@ def test_interrupt_keeps_the_video_so_far(model, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return whole(self)
 
-    monkeypatch.setattr(View, "picture", picture)
+    monkeypatch.setattr(SideBySide, "picture", picture)
     assert main(["enjoy", str(model), "--video", str(tmp_path / "a.mp4")]) == 130
     assert cv2.VideoCapture(str(tmp_path / "a.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 5

@@ -41,7 +41,7 @@ CONTRACT = {
     "bench",
 }
 
-NEEDED = {"safety-check": ["model"], "enjoy": ["model"], "track": ["0"]}
+NEEDED = {"safety-check": ["model"], "enjoy": ["model"], "export": ["model"], "track": ["0"]}
 
 
 def python(code: str) -> str:

@@ -21,11 +21,12 @@ from melter.policy.servo import Servo
 MADE = Callable[[Path], Path]
 
 
-def test_the_servo_keeps_the_spot_to_a_millimetre(corner8: Machine) -> None:
+def test_the_servo_keeps_the_spot_to_a_third_of_a_millimetre(corner8: Machine) -> None:
     found = evaluate(Servo(corner8).act, corner8, "nominal", 6, threads=2)
-    assert found.rms_mm < 1.0
+    assert found.rms_mm < 0.3
     assert found.terminated == 0
-    assert found.p50_mm <= found.rms_mm <= found.p95_mm <= found.max_mm
+    assert 0 < found.p50_mm <= found.p95_mm <= found.max_mm
+    assert found.p50_mm <= found.rms_mm <= found.max_mm
     assert found.rms_ci_mm[0] <= found.rms_mm <= found.rms_ci_mm[1]
     assert corner8.limits.tension_min_n < found.tension_min_n < found.tension_max_n < corner8.limits.tension_max_n
     assert set(found.table()) >= {
@@ -43,7 +44,7 @@ def test_the_figures_are_those_of_the_episodes(corner8: Machine) -> None:
     for tick in range(batch.horizon):
         _, state = batch.step(np.where(running[:, None], servo.act(batch.observe()), 0))
         if tick >= SETTLING_S * corner8.control.rate_hz:
-            errors += list(state.spot_error_m[running] * 1e3)
+            errors += list(state.spot_error_m[running & state.melting] * 1e3)
             tensions += list(state.tensions_n[running])
         running &= state.ending == 0
     assert found.rms_mm == pytest.approx(np.sqrt(np.mean(np.square(errors))))
