@@ -13,15 +13,17 @@ import numpy as np
 import tyro
 
 from melter.cli.common import Common, emit, parse, require_in, say
-from melter.errors import BadInput, Fault, LinkFault
+from melter.errors import BadInput, Fault, LinkFault, PortError
 from melter.machine import Machine, load_machine
 
 if TYPE_CHECKING:
-    from melter.hw.grbl_driver import GrblDriver
+    from melter.hw.driver import MotorDriver
 
 JOG_MAX_MM = 200.0
 """Longest single jog by hand."""
 AT_REST_S = 5.0
+LOOK_S = 0.2
+"""The monitor's table is renewed this often."""
 
 USAGE = """usage: melter hw {list,setup,status,jog,stop,monitor,replay} [options]
 
@@ -32,7 +34,7 @@ The motor controller by hand, the gate in between.
   status    state, positions, settings and promises of the board
   jog       move one winch by some millimetres of cable; positive pays out
   stop      stop all winches now
-  monitor   speeds, positions and latency, live
+  monitor   position, speed, tension, power and latency, live
   replay    run a recording of the serial link through the protocol again
 
 melter hw COMMAND --help tells each option, its unit and its default.
@@ -45,6 +47,8 @@ class PortOptions(Common):
 
     port: str
     """Serial device of the board, such as /dev/ttyUSB0."""
+    driver: str = "grblhal"
+    """Motor driver: grblhal, dynamixel, or one that another package registers (docs/drivers.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +95,11 @@ class StopOptions(PortOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class MonitorOptions(PortOptions):
-    """Watch speeds, positions and latency, live; the board is brought to rest first. Ctrl-C ends it."""
+    """Watch position, speed, tension, power and latency, live; the board is brought to rest first. Ctrl-C ends it.
+
+    Tension is what the drawing asks for at the place where the counters say that the lens hangs; nobody measures it.
+    Where the motors tell their currents, these are shown as well.
+    """
 
     seconds: float | None = None
     """Stop watching after this many seconds; without it, when interrupted."""
@@ -135,6 +143,8 @@ def _setup(argv: list[str]) -> int:
 
     options = parse(SetupOptions, argv, "hw setup")
     machine = load_machine(options.machine)
+    if options.driver != "grblhal":
+        return _setup_motors(options, machine)
     _, listed = set_up(options.port, machine, write=False)
     for one in listed:
         say(str(one))
@@ -147,34 +157,69 @@ def _setup(argv: list[str]) -> int:
     return 1 if listed and options.dry_run else 0
 
 
-def _status(argv: list[str]) -> int:
-    from melter.hw.board import describe, differences
-    from melter.hw.grbl_driver import GrblDriver
-    from melter.hw.service import look
+def _setup_motors(options: SetupOptions, machine: Machine) -> int:
+    """Set up what is not a grblHAL board, where its driver can."""
+    driver: Any = _driver(options, machine)
+    if not hasattr(driver, "set_up"):
+        raise BadInput(f"--driver {options.driver}: has nothing to set up")
+    if options.dry_run:
+        raise BadInput(f"--dry-run: not with --driver {options.driver}")
+    changed: list[str] = driver.set_up()
+    for one in changed:
+        say(one)
+    emit(
+        {"differences": changed, "written": bool(changed)},
+        options.json,
+        f"{options.port}: {len(changed)} settings differed from {machine.name}: {'written and read back' if changed else 'suits already'}",
+    )
+    return 0
 
+
+def _status(argv: list[str]) -> int:
     options = parse(StatusOptions, argv, "hw status")
     machine = load_machine(options.machine)
+    driver = _driver(options, machine)
+    if options.driver != "grblhal":
+        with driver:
+            status = driver.poll()
+        result: dict[str, Any] = {
+            "state": status.state,
+            "positions_mm": (status.positions_m * 1000).tolist(),
+            "settings": {},
+        }
+        result["promises"] = vars(driver.promises)
+        emit(result, options.json, _positions(options.port, machine, status.state, result["positions_mm"]))
+        return 0
+    from melter.hw.board import board_order, describe, differences
+    from melter.hw.service import look
+
     board = look(options.port)
-    listed = differences(machine, board.settings) if board.settings else []
-    positions = (board.position_um / 1000).tolist()
+    try:
+        order = board_order(board.letters, machine)
+        listed = differences(machine, board.settings, order) if board.settings else []
+        told = describe(listed) or f"suit {machine.name}" if board.settings else "not told while it moves"
+        positions = (board.position_um[list(order)] / 1000).tolist()
+    except PortError as error:
+        listed, told, positions = [], str(error), (board.position_um / 1000).tolist()
     result = {
         "state": board.state,
         "alarm": board.alarm,
         "positions_mm": positions,
         "axes": board.axes,
+        "letters": board.letters,
         "settings": {str(number): value for number, value in sorted(board.settings.items())},
         "differences": [str(one) for one in listed],
-        "promises": vars(GrblDriver(options.port, machine).promises),
+        "promises": vars(driver.promises),
         "info": list(board.info),
     }
-    lines = [f"{options.port}: {board.state}, {board.axes} axes", "", "winch         position mm"]
-    lines += [f"{winch.name:<12} {mm:12.3f}" for winch, mm in zip(machine.winch, positions, strict=False)]
-    lines += [
-        "",
-        f"settings: {describe(listed) or f'suit {machine.name}' if board.settings else 'not told while it moves'}",
-    ]
-    emit(result, options.json, "\n".join(lines))
+    text = _positions(options.port, machine, f"{board.state}, {board.axes} axes", positions)
+    emit(result, options.json, f"{text}\n\nsettings: {told}")
     return 0
+
+
+def _positions(port: str, machine: Machine, state: str, positions_mm: list[float]) -> str:
+    rows = [f"{winch.name:<12} {mm:12.3f}" for winch, mm in zip(machine.winch, positions_mm, strict=False)]
+    return "\n".join([f"{port}: {state}", "", "winch         position mm", *rows])
 
 
 def _jog(argv: list[str]) -> int:
@@ -193,7 +238,7 @@ def _jog(argv: list[str]) -> int:
         )
     winch = names.index(options.winch)
     with ExitStack() as stack:
-        driver = _connected(options.port, machine, options.record, stack)
+        driver = _connected(options, machine, options.record, stack)
         before_m = driver.poll().positions_m
         _jog_through_gate(driver, Gate(machine), winch, options.mm * 1e-3, options.speed_mm_s * 1e-3)
         moved_mm = float((_at_rest(driver) - before_m)[winch] * 1000)
@@ -202,7 +247,7 @@ def _jog(argv: list[str]) -> int:
     return 0
 
 
-def _jog_through_gate(driver: GrblDriver, gate: Any, winch: int, length_m: float, speed_m_s: float) -> None:
+def _jog_through_gate(driver: MotorDriver, gate: Any, winch: int, length_m: float, speed_m_s: float) -> None:
     """Send approved commands until ``length_m`` of cable is asked for, with ramps that the gate would make anyway."""
     limits, period_s = gate.machine.limits, gate.machine.control.period_s
     gate.arm(time.monotonic(), gate.park_lengths_m + driver.poll().positions_m)
@@ -227,7 +272,7 @@ def _jog_through_gate(driver: GrblDriver, gate: Any, winch: int, length_m: float
         speed = float(command.speeds_m_s[winch])
 
 
-def _at_rest(driver: GrblDriver) -> Any:
+def _at_rest(driver: MotorDriver) -> Any:
     """Return the (8,) positions, metres, once the board has done all it was sent."""
     deadline_s = time.monotonic() + AT_REST_S
     since_s = time.monotonic()
@@ -246,6 +291,14 @@ def _stop(argv: list[str]) -> int:
 
     options = parse(StopOptions, argv, "hw stop")
     began_s = time.monotonic()
+    if options.driver != "grblhal":
+        driver = _driver(options, load_machine(options.machine))
+        with driver:
+            driver.stop()
+            stood_m = _at_rest(driver)
+        result = {"state": "idle", "positions_mm": (stood_m * 1000).tolist(), "seconds": time.monotonic() - began_s}
+        emit(result, options.json, f"{options.port}: idle after {result['seconds']:.3f} s")
+        return 0
     report = stop_at_once(options.port)
     took_s = time.monotonic() - began_s
     counters = report.machine_um if report.machine_um is not None else report.work_um
@@ -259,38 +312,24 @@ def _monitor(argv: list[str]) -> int:
     options = parse(MonitorOptions, argv, "hw monitor")
     if options.seconds is not None:
         require_in("--seconds", options.seconds, 0.0, 1e6, " s")
+    from melter.cli.hw_monitor import Watch
+
     machine = load_machine(options.machine)
+    watch = Watch(machine)
     end_s = time.monotonic() + (options.seconds if options.seconds is not None else np.inf)
-    ages: list[float] = []
     with ExitStack() as stack:
-        driver = _connected(options.port, machine, options.record, stack)
-        previous = status = driver.poll()
+        driver = _connected(options, machine, options.record, stack)
+        say(watch.promises(driver.promises))
         while time.monotonic() < end_s:
-            time.sleep(0.2)
+            time.sleep(min(LOOK_S, max(0.0, end_s - time.monotonic())))
             status = driver.poll()
             if status.faults:
                 raise LinkFault(status.faults[0])
-            ages.append(time.monotonic() - status.read_host_s)
-            gap_s = status.read_host_s - previous.read_host_s
-            speeds = (status.positions_m - previous.positions_m) / gap_s if gap_s > 0 else np.zeros(len(machine.winch))
-            previous = status
-            say(_table(machine, status.positions_m, speeds, status.state, ages[-1]))
-    result = {
-        "state": status.state,
-        "positions_mm": (status.positions_m * 1000).tolist(),
-        "report_age_ms": float(np.median(ages) * 1000) if ages else None,
-    }
-    emit(result, options.json, f"{options.port}: {status.state}")
+            watch.take(status, time.monotonic(), getattr(driver, "feedback", None))
+            say(watch.table())
+        status = driver.poll()
+    emit(watch.summary(status), options.json, f"{options.port}: {status.state}")
     return 0
-
-
-def _table(machine: Machine, positions_m: Any, speeds_m_s: Any, state: str, age_s: float) -> str:
-    head = f"{state}, newest report {age_s * 1000:.0f} ms old"
-    rows = [
-        f"{winch.name:<12} {position * 1000:11.3f} mm {speed * 1000:9.2f} mm/s"
-        for winch, position, speed in zip(machine.winch, positions_m, speeds_m_s, strict=True)
-    ]
-    return "\n".join([head, *rows, ""])
 
 
 def _replay(argv: list[str]) -> int:
@@ -303,12 +342,17 @@ def _replay(argv: list[str]) -> int:
     return 0
 
 
-def _connected(device: str, machine: Machine, record: Path | None, stack: ExitStack) -> GrblDriver:
-    from melter.hw.grbl_driver import GrblDriver
+def _driver(options: PortOptions, machine: Machine, on_bytes: Any = None) -> MotorDriver:
+    from melter.hw.drivers import make_driver
+
+    return make_driver(options.driver, options.port, machine, on_bytes)
+
+
+def _connected(options: PortOptions, machine: Machine, record: Path | None, stack: ExitStack) -> MotorDriver:
     from melter.hw.recording import Recorder
 
     recorder = stack.enter_context(Recorder(record)) if record is not None else None
-    return stack.enter_context(GrblDriver(device, machine, on_bytes=recorder.on_bytes if recorder else None))
+    return stack.enter_context(_driver(options, machine, recorder.on_bytes if recorder else None))
 
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {

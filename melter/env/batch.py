@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from melter.env.camera import Camera
+from melter.env.camera import DIMMEST_W_M2, Camera
 from melter.env.hanging import Hanging, quaternion_from_rotation
 from melter.env.mjcf import substeps_for
 from melter.env.noise import Keys, keys_of, normal, uniform
@@ -50,7 +50,7 @@ class State:
     tilt_rad: Array
     peak_w_m2: Array
     melting: NDArray[np.bool_]
-    """Whether the light is meant to melt: False during dark moves."""
+    """Whether light is meant to melt and there is any: False during dark moves and under thick cloud."""
     ending: NDArray[np.intp]
     """Index into ENDINGS."""
 
@@ -357,7 +357,7 @@ class SandMelterBatch:
             patch.defocus_m,
             patch.tilt_rad,
             peak_w_m2,
-            self.melting,
+            self.melting & (sun_w_m2 > DIMMEST_W_M2),
             ending,
         )
 

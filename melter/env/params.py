@@ -137,7 +137,7 @@ def nominal_values(machine: Machine) -> dict[str, Array]:
         "latitude_deg": 45.0,
         "cloud_share": 0.0,
         "wind_m_s": machine.wind.mean_m_s,
-        "wind_azimuth_deg": 270.0,
+        "wind_azimuth_deg": 225.0,
         "wind_turbulence": machine.wind.turbulence,
         "wind_gust": 1.0,
         "bed_height_m": machine.sand.height_m,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from melter.errors import PortError
 from melter.hw.grbl import setting_line
 from melter.machine import WINCH_COUNT, Machine
 
 MM_PER_M = 1000.0
 RATE_EXCESS = 1.25
 """A board may be allowed this much more than the machine; its own limits are the last guard behind the gate."""
+USUAL_ORDER = tuple(range(WINCH_COUNT))
+"""Axes X Y Z A B C U V are winches 1 to 8."""
 STEP_TOLERANCE = 1e-4
 """Relative; boards print three to five decimals."""
 
@@ -45,8 +48,16 @@ class Difference:
         return f"${w.number} {w.name} {found}, must be {allowed}{f' {w.unit}' if w.unit else ''}"
 
 
-def wanted_settings(machine: Machine) -> list[Wanted]:
-    """Return what the board's settings must be for ``machine``."""
+def board_order(letters: str, machine: Machine) -> tuple[int, ...]:
+    """Return, in winch order, each winch's place among the board's axes. Raises PortError for an axis it lacks."""
+    missing = [f"{winch.axis} ({winch.name})" for winch in machine.winch if winch.axis not in letters]
+    if missing:
+        raise PortError(f"the board has the axes {letters}, but not {', '.join(missing)} of {machine.name}")
+    return tuple(letters.index(winch.axis) for winch in machine.winch)
+
+
+def wanted_settings(machine: Machine, order: Sequence[int] = USUAL_ORDER) -> list[Wanted]:
+    """Return what the board's settings must be for ``machine``; ``order`` as of :func:`board_order`."""
     rate = machine.limits.speed_max_m_s * MM_PER_M * 60
     acceleration = machine.limits.acceleration_max_m_s2 * MM_PER_M
     steps = machine.drive.steps_per_mm
@@ -55,8 +66,9 @@ def wanted_settings(machine: Machine) -> list[Wanted]:
         Wanted(20, 0, 0, 0, "soft limits", "", required=False),
         Wanted(40, 0, 0, 0, "jog soft limits", "", required=False),
         Wanted(376, 0, 0, 0, "rotary axes", "", required=False),
+        Wanted(481, 0, 0, 0, "reports unasked", "ms", required=False),
     ]
-    for axis, winch in enumerate(machine.winch):
+    for axis, winch in zip(order, machine.winch, strict=True):
         tolerance = steps * STEP_TOLERANCE
         slack = 1 - STEP_TOLERANCE
         label = f"{winch.axis} ({winch.name})"
@@ -82,12 +94,12 @@ def settings_for(machine: Machine) -> dict[int, float]:
     return {one.number: one.value for one in wanted_settings(machine)}
 
 
-def differences(machine: Machine, settings: Mapping[int, str]) -> list[Difference]:
+def differences(machine: Machine, settings: Mapping[int, str], order: Sequence[int] = USUAL_ORDER) -> list[Difference]:
     """Return what is wrong with a board's ``settings`` (as read, by number) for ``machine``."""
     found: list[Difference] = []
-    for wanted in wanted_settings(machine):
+    for wanted in wanted_settings(machine, order):
         text = settings.get(wanted.number)
-        value = _number(text)
+        value = number_of(text)
         if text is None and not wanted.required:
             continue
         if value is None or not wanted.low <= value <= wanted.high:
@@ -106,14 +118,17 @@ def describe(listed: list[Difference], most: int = 4) -> str:
     return "; ".join(str(one) for one in listed[:most]) + more
 
 
-def slowest_acceleration_m_s2(settings: Mapping[int, str], machine: Machine) -> float:
+def slowest_acceleration_m_s2(
+    settings: Mapping[int, str], machine: Machine, order: Sequence[int] = USUAL_ORDER
+) -> float:
     """Return the lowest acceleration of the winches' axes on the board, metres per second squared."""
-    read = [_number(settings.get(120 + axis)) for axis in range(WINCH_COUNT)]
+    read = [number_of(settings.get(120 + axis)) for axis in order]
     usable = [value for value in read if value is not None and value > 0]
     return min(usable, default=machine.limits.acceleration_max_m_s2 * MM_PER_M) / MM_PER_M
 
 
-def _number(text: str | None) -> float | None:
+def number_of(text: str | None) -> float | None:
+    """Return a setting's value; None where it is missing or no number."""
     try:
         return float(text) if text is not None else None
     except ValueError:

@@ -30,6 +30,9 @@ class Promises:
     reports_position: bool
     reports_speed: bool
     reports_current: bool
+    speed_factor: float = 1.0
+    """What was held back may be made up for at this many times its approved speed, within the machine's limits and
+    never beyond the approved way."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,11 +76,14 @@ class Firmware:
         banner: str = BANNER,
         prepared_s: float = PREPARED_S,
         blocks: int = PLANNER_BLOCKS,
+        letters: str = AXIS_LETTERS,
+        offset_mm: float = 0.0,
     ) -> None:
+        """``letters``: the axes in the board's order. ``offset_mm``: of every axis's work position."""
         self.settings = default_settings(axes) | dict(settings or {})
         self.banner = banner
         self.alarm = 0
-        self._axes = axes
+        self._axes, self._letters, self._offset_mm = axes, letters[:axes], offset_mm
         self._motion = Motion(axes, blocks, prepared_s)
         self._program_mm = np.zeros(axes, dtype=np.float32)
         self._rx = bytearray()
@@ -127,6 +130,13 @@ class Firmware:
         self._motion.drop()
         self._enter_alarm(code)
         return self._take()
+
+    def slip(self, moved_m: Array) -> Array:
+        """Let counters jump by about (axes,) ``moved_m`` without any motor turning; return by how much they did."""
+        steps = np.rint(moved_m * 1e3 * self._limits.steps_per_mm).astype(np.int64)
+        self._motion.slip(steps)
+        self._program_mm = (self._program_mm + steps / self._limits.steps_per_mm).astype(np.float32)
+        return steps / self._limits.steps_per_mm * 1e-3
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes from the host; return the answers there are at once."""
@@ -325,7 +335,7 @@ class Firmware:
         self._answer(0)
 
     def _build_info(self) -> None:
-        letters = AXIS_LETTERS[: self._axes]
+        letters = self._letters
         lines = ["[VER:1.1f.20240101:]", f"[OPT:VNMSL,{self._motion.capacity},{RX_BYTES},{self._axes},0]"]
         lines += [f"[AXS:{self._axes}:{letters}]", "[NEWOPT:ENUMS,RT+]", "[FIRMWARE:grblHAL]", "[DRIVER:Simulator]"]
         for text in lines:
@@ -361,14 +371,14 @@ class Firmware:
         if self._state not in ("Idle", "Jog"):
             return self._answer(ERROR_IDLE)
         try:
-            jog = parse_jog(words, AXIS_LETTERS[: self._axes])
+            jog = parse_jog(words, self._letters)
         except LineError as error:
             return self._answer(error.code)
         target = np.zeros(self._axes, dtype=np.float32)
         if jog.axes_mm:
             target = self._program_mm.copy()
             for letter, value in jog.axes_mm.items():
-                axis = AXIS_LETTERS.index(letter)
+                axis = self._letters.index(letter)
                 base = self._program_mm[axis] if jog.relative else np.float32(0)
                 target[axis] = np.float32(base + np.float32(value))
         self._program_mm = target
@@ -388,14 +398,14 @@ class Firmware:
 
     def _report(self, full: bool) -> None:
         mask = int(self.settings[10])
-        position = self._motion.steps / self._limits.steps_per_mm
+        position = self._motion.steps / self._limits.steps_per_mm - (0.0 if mask & 1 else self._offset_mm)
         fields = [self._state if self._state != "Alarm" or not full else f"Alarm:{self.alarm}"]
         fields.append(("MPos:" if mask & 1 else "WPos:") + ",".join(f"{value:.3f}" for value in position))
         if mask & 2:
             fields.append(f"Bf:{self._motion.free},{RX_BYTES - 1 - len(self._rx)}")
         fields.append(f"FS:{self._motion.speed_mm_s * 60:.0f},0")
         if full or self._reports % 30 == 0:
-            fields.append("WCO:" + ",".join(["0.000"] * self._axes))
+            fields.append("WCO:" + ",".join([f"{self._offset_mm:.3f}"] * self._axes))
         elif self._reports % 30 == 1:
             fields.append("Ov:100,100,100")
         if full:

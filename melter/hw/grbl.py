@@ -7,6 +7,7 @@ millimetre. Sources: Grbl 1.1's interface and jogging documentation, grblHAL's n
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +17,20 @@ Micrometres = NDArray[np.int64]
 
 BAUD = 115200
 STATUS = b"?"
+STATUS_HAL = b"\x80"
+"""grblHAL's own: taken at once also where ``?`` would become part of a line that starts with ``$``."""
 STATUS_FULL = b"\x87"
 JOG_CANCEL = b"\x85"
+FEED_HOLD = b"!"
+"""Stops a program run and, on grblHAL, no jog: the other way round than the jog cancel."""
+RESUME = b"~"
 SOFT_RESET = b"\x18"
 UNLOCK = b"$X\n"
 BUILD_INFO = b"$I\n"
+BUILD_INFO_ALL = b"$I+\n"
 SETTINGS = b"$$\n"
 
+AXES_USUAL = "XYZABCUVW"
 LINE_BYTES = 1024
 """Longest line a board sends; longer is noise."""
 STATES = ("idle", "run", "jog", "hold", "alarm", "door", "check", "home", "sleep", "tool")
@@ -127,7 +135,8 @@ _ERROR = re.compile(r"error:\s*(\d{1,3})$")
 _ALARM = re.compile(r"ALARM:\s*(\d{1,3})$")
 _SETTING = re.compile(r"\$(\d{1,4})=([^()]*?)\s*(\(.*\))?$")
 _STARTUP_LINE = re.compile(r"\$N\d=|>.*:ok$")
-_REPORT = re.compile(r"<([A-Za-z]+)(?::\d+)?((?:\|[A-Za-z][A-Za-z0-9]*:?[^|<>]*)*)>$")
+_REPORT = re.compile(r"<([A-Za-z]+)(?::\d+)?((?:\|[^|<>]*)*)>$")
+_AXES = re.compile(r"\[AXS:(\d+):([A-Z]*)\]$")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?$")
 
 
@@ -176,6 +185,8 @@ def _parse_report(text: str) -> Event:
     fields: dict[str, str] = {}
     for field in match[2].split("|")[1:]:
         name, _, value = field.partition(":")
+        if name in fields:  # two reports run into one another where the bytes between were lost
+            return Garbage(text)
         fields[name] = value
     try:
         machine, work, offset = (_micrometres(fields.get(name)) for name in ("MPos", "WPos", "WCO"))
@@ -196,6 +207,12 @@ def _micrometres(values: str | None) -> Micrometres | None:
     return np.array([round(float(number) * 1000) for number in numbers], dtype=np.int64)
 
 
+def axis_letters(info: Iterable[str], axes: int) -> str:
+    """Return the board's axes in the order of its reports and settings; its usual order where it does not tell."""
+    told = next((match[2] for text in info if (match := _AXES.match(text))), "")
+    return told if len(told) == axes else AXES_USUAL[:axes]
+
+
 def jog_line(increments_um: Micrometres, duration_s: float, axes: str = "XYZABCUV") -> bytes:
     """Return the jog that moves each axis by its increment in just ``duration_s`` (feed along the Euclidean norm).
 
@@ -207,7 +224,8 @@ def jog_line(increments_um: Micrometres, duration_s: float, axes: str = "XYZABCU
     words = [f"{axis}{_millimetres(int(um))}" for axis, um in zip(axes, increments_um, strict=True) if um]
     length_mm = float(np.sqrt(np.square(increments_um.astype(float)).sum())) * 1e-3
     feed_mm_min = max(length_mm / duration_s * 60.0, 0.001)
-    return f"$J=G91G21{''.join(words)}F{feed_mm_min:.3f}\n".encode("ascii")
+    digits = 3 if feed_mm_min < 100 else 1
+    return f"$J=G91G21{''.join(words)}F{feed_mm_min:.{digits}f}\n".encode("ascii")
 
 
 def setting_line(number: int, value: float) -> bytes:

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melter.errors import LinkFault, PortError
-from melter.hw.board import describe, differences
+from melter.hw.board import board_order, describe, differences
 from melter.hw.driver import MotorStatus, Promises
 from melter.hw.grbl import JOG_CANCEL
 from melter.hw.handshake import Board, Talk
-from melter.hw.jogs import BLOCKS_MAX
+from melter.hw.jogs import BLOCKS_MAX, CATCH_UP
 from melter.hw.serial_port import OnBytes, SerialPort, device_of, serial_number
 from melter.hw.session import FAULTS_KEPT, Session
 from melter.machine import WINCH_COUNT, Machine
@@ -30,8 +30,9 @@ WAIT_S = 0.005
 """Longest sleep of the background thread: how late a poll or a held-back jog can be."""
 PREPARED_S = 0.1
 """Steps that grblHAL may have prepared ahead (ten segments of 10 ms)."""
-RECOVER_S = 5.0
-"""How long a vanished port is waited for."""
+RECOVER_S = 2.5
+"""How long a vanished port is waited for, over all attempts: longer than a board takes to start anew, and short,
+because the winches stand by then and a lens that stands keeps burning until a person knows."""
 
 
 class GrblDriver:
@@ -60,6 +61,7 @@ class GrblDriver:
         self._serial_number: str | None = None
         self._board: Board | None = None
         self._past_faults: tuple[str, ...] = ()
+        self._giving_up_s: float | None = None
         self._zero_um: NDArray[np.int64] = np.zeros(WINCH_COUNT, dtype=np.int64)
         self._status = MotorStatus(
             positions_m=np.zeros(WINCH_COUNT), state="unknown", read_host_s=-np.inf, queue_depth=0
@@ -77,6 +79,7 @@ class GrblDriver:
             reports_position=True,
             reports_speed=False,
             reports_current=False,
+            speed_factor=CATCH_UP,
         )
 
     @property
@@ -148,26 +151,28 @@ class GrblDriver:
         before = self.poll()
         known_um = np.rint(before.positions_m * 1e6).astype(np.int64) + self._zero_um
         self._shut()
-        deadline_s = self._clock() + RECOVER_S
+        self._giving_up_s = deadline_s = self._giving_up_s or self._clock() + RECOVER_S
+        if self._clock() > deadline_s:
+            raise LinkFault(f"port {self._device}: not back within {RECOVER_S:g} s")
         while True:
             try:
-                board, talk = self._open()
+                board, talk = self._open(wake_s=max(0.3, deadline_s - self._clock()))
                 if board.alarm is not None:
                     talk.unlock()
-                if board.axes < WINCH_COUNT:
-                    raise PortError(f"port {self._device}: {board.axes} axes, the machine has {WINCH_COUNT} winches")
+                position_um = board.winch_positions_um(self._machine)
                 break
             except (PortError, LinkFault) as error:
                 self._close_port()
                 if self._clock() > deadline_s:
                     raise LinkFault(f"port {self._device}: not back within {RECOVER_S:g} s: {error}") from None
                 time.sleep(0.1)
-        moved_um = board.position_um[:WINCH_COUNT] - known_um
+        self._giving_up_s = None
+        moved_um = position_um - known_um
         reach_um = self._machine.limits.speed_max_m_s * self.promises.stops_when_silent_s * 1e6
         follows = bool((np.abs(moved_um) <= reach_um).all())
         if not follows:
             self._zero_um = self._zero_um + moved_um
-        session = self._begin(board)
+        session = self._begin(board, forgiving=True)
         session.position_trusted = before.position_trusted and follows
         self._past_faults = tuple(dict.fromkeys(before.faults))[:FAULTS_KEPT]
 
@@ -188,14 +193,14 @@ class GrblDriver:
     ) -> None:
         self.close()
 
-    def _open(self) -> tuple[Board, Talk]:
+    def _open(self, wake_s: float | None = None) -> tuple[Board, Talk]:
         device = (device_of(self._serial_number) if self._serial_number else None) or self._device
         self._port = SerialPort(device, self._on_bytes, self._clock)
         self._port.open()
         self._serial_number = self._serial_number or serial_number(device)
-        talk = Talk(self._port, self._clock)
+        talk = Talk(self._port, self._clock, wake_s=wake_s)
         try:
-            return talk.begin(), talk
+            return talk.begin(known=self._board), talk
         except LinkFault as error:
             raise PortError(str(error)) from None
 
@@ -204,7 +209,11 @@ class GrblDriver:
             raise PortError(
                 f"port {self._device}: the board has {board.axes} axes, the machine has {WINCH_COUNT} winches"
             )
-        listed = differences(self._machine, board.settings)
+        try:
+            order = board_order(board.letters, self._machine)
+        except PortError as error:
+            raise PortError(f"port {self._device}: {error}") from None
+        listed = differences(self._machine, board.settings, order)
         if listed:
             name = self._machine.name
             raise PortError(
@@ -214,9 +223,10 @@ class GrblDriver:
             reason = board.alarm or board.state
             raise PortError(f"port {self._device}: the board is in {reason}, must be idle; melter hw setup unlocks it")
 
-    def _begin(self, board: Board) -> Session:
+    def _begin(self, board: Board, *, forgiving: bool = False) -> Session:
         self._board = board
-        session = Session(self._machine, board.facts(self._machine), board.position_um[:WINCH_COUNT], self._clock())
+        position_um = board.winch_positions_um(self._machine)
+        session = Session(self._machine, board.facts(self._machine), position_um, self._clock(), forgiving=forgiving)
         self._session = session
         self._closing.clear()
         self._thread = threading.Thread(target=self._run, name=f"grbl {self._device}", daemon=True)

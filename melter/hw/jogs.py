@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from melter.hw.grbl import JOG_CANCEL, STATUS, Error, Micrometres, Report, jog_line
 from melter.machine import WINCH_COUNT
@@ -28,7 +29,17 @@ LINES_MAX = 2
 USUAL_S = 0.1
 """Delay of a board in steady motion, beyond one period; a longer one is caught up with."""
 CATCH_UP = 1.25
-"""What was held back is sent at most this much faster than it was approved."""
+"""What was held back is sent at most this much faster than the fastest speed lately approved for each winch.
+
+A board that sees only a few short jogs ahead brakes for the end that it sees; at 1.0 it would fall behind for good.
+The way stays the approved one: a jog never ends beyond the sum of what was approved.
+"""
+PIECE_PERIODS = 3.0
+"""What was held up longer is sent in pieces: behind a long jog the next one comes too late, and the board stops."""
+APPROVED_S = 1.0
+"""How long ago lately is."""
+CREEP_UM_S = 1000.0
+"""What rounding or a cancel left over of a winch that has no approved speed is put right this slowly."""
 REVERSAL_UM = 500
 """A queue worth less than this is run out rather than cancelled when the motion turns round."""
 REACTION_S = 0.03
@@ -39,6 +50,9 @@ RESEND_CANCEL_S = 0.05
 """A cancel without effect (a lost byte, a jog started since) is repeated after this."""
 REFUSED_FOR_NOW = (8, 9)
 """Errors of a board between two states; the jog is sent again."""
+
+
+Array = NDArray[np.float64]
 
 
 def zeros() -> Micrometres:
@@ -66,9 +80,13 @@ class JogStream:
     """No jog makes any axis faster than this."""
     acceleration_um_s2: float
     """What the board brakes with."""
+    speed_free_um_s: float = np.inf
+    """Up to here a winch keeps the power limit whatever its tension."""
     rx_bytes: int = 1024
     blocks_total: int | None = None
     """The board's planner size; None where it does not report its buffers."""
+    ask_twice: bool = False
+    """After a cancel, two reports have to agree on where the board stands."""
 
     position_um: Micrometres = field(default_factory=zeros)
     target_um: Micrometres = field(default_factory=zeros)
@@ -92,10 +110,13 @@ class JogStream:
     """Something happened since the last look at what could be sent."""
     _later_um: Micrometres = field(default_factory=zeros)
     _reports_to_skip: int = 0
+    _stood_um: Micrometres | None = None
     _cancel_sent_s: float = 0.0
     _period_s: float = 0.0
     _pushed_s: float = 0.0
     _last_um: Micrometres = field(default_factory=zeros)
+    _once: Array = field(default_factory=lambda: np.zeros(WINCH_COUNT))
+    _approved: deque[tuple[float, Array]] = field(default_factory=deque[tuple[float, Array]])
 
     @property
     def depth(self) -> int:
@@ -111,6 +132,13 @@ class JogStream:
     def oldest_unanswered_s(self) -> float | None:
         """When the oldest line without an answer was sent."""
         return self._lines[0].sent_s if self._lines else None
+
+    def slow_s(self, now_s: float) -> float:
+        """How much longer the jogs on the board have taken than they were meant to; a damaged feed makes one crawl."""
+        if not self._blocks or self._blocks[0].accepted_s is None:
+            return 0.0
+        before_s = self._past[-1][0] if np.isfinite(self._past[-1][0]) else -np.inf
+        return now_s - max(self._blocks[0].accepted_s, before_s) - self._blocks[0].duration_s
 
     @property
     def at_rest(self) -> bool:
@@ -131,6 +159,7 @@ class JogStream:
             self.target_um = self.target_um + counts_um
         self.pending_s += period_s
         self._period_s, self._last_um, self._pushed_s = period_s, counts_um, now_s
+        self._approved.append((now_s, np.abs(counts_um) / period_s))
         return self.pump(now_s)
 
     def cancel(self, now_s: float, report_due: bool, discard: bool) -> bytes:
@@ -203,15 +232,24 @@ class JogStream:
             return b""
         if self._full():
             return b""
-        fastest_s = float(np.abs(ahead_um).max()) / self.speed_max_um_s
-        duration_s = max(self.pending_s / (CATCH_UP if self._late() else 1.0), fastest_s, SHORTEST_S)
+        if self.ask_twice:  # after damage: as soon as may be, not as slowly as it was held up
+            self.pending_s = min(self.pending_s, 2 * self._period_s)
+        duration_s = max(
+            self.pending_s / (CATCH_UP if self._late() else 1.0), self._shortest_s(ahead_um, now_s), SHORTEST_S
+        )
+        share = min(1.0, PIECE_PERIODS * self._period_s / duration_s)
+        piece_um = np.trunc(ahead_um * share).astype(np.int64)
+        if share < 1.0 and piece_um.any():
+            ahead_um, duration_s = piece_um, duration_s * share
+        else:
+            share = 1.0
         line = jog_line(ahead_um, duration_s)
         if sum(sent.size for sent in self._lines) + len(line) >= self.rx_bytes:
             return b""
         self.plan_um = self.plan_um + ahead_um
         self._lines.append(Sent(ahead_um, self.plan_um.copy(), duration_s, len(line), now_s))
         self._speed_um_s = float(np.abs(ahead_um).max()) / duration_s
-        self.pending_s = 0.0
+        self.pending_s *= 1.0 - share
         return line
 
     def adopt_position(self) -> None:
@@ -228,6 +266,21 @@ class JogStream:
         ends += [sent.end_um for sent in self._blocks] + [sent.end_um for sent in self._lines]
         array = np.array(ends)
         return array.min(axis=0), array.max(axis=0)
+
+    def _shortest_s(self, ahead_um: Micrometres, now_s: float) -> float:
+        """The least time for a jog in which every winch keeps its speed limit.
+
+        That is CATCH_UP times what was lately approved for it, and never above the machine's highest speed, nor above
+        ``speed_free_um_s`` but where the gate itself has approved more.
+        """
+        while self._approved and self._approved[0][0] < now_s - APPROVED_S:
+            _, speed = self._approved.popleft()
+            if self.ask_twice:  # what damage has undone is done again as fast as it was approved, however late
+                self._once = np.maximum(self._once, speed)
+        lately = np.array([self._once, *(speed for _, speed in self._approved)]).max(axis=0)
+        free = np.maximum(lately, self.speed_free_um_s)
+        allowed_um_s = np.minimum(np.clip(CATCH_UP * lately, CREEP_UM_S, self.speed_max_um_s), free)
+        return float((np.abs(ahead_um) / allowed_um_s).max())
 
     def _late(self) -> bool:
         """Whether motion was held back, or the board is further behind than it needs to be."""
@@ -277,8 +330,12 @@ class JogStream:
         if self._reports_to_skip:
             self._reports_to_skip -= 1
             return STATUS
-        if report.state != "idle":
+        before_um, self._stood_um = self._stood_um, self.position_um if report.state == "idle" else None
+        if self._stood_um is None:
             return STATUS
+        if self.ask_twice and (before_um is None or (before_um != self._stood_um).any()):
+            return STATUS
+        self._stood_um = None
         self._forget(now_s)
         self.plan_um = self.position_um.copy()
         if self._discard:

@@ -156,6 +156,15 @@ class Motion:
         self._exact = steps.astype(float)
         self._planned = steps.astype(np.int64)
 
+    def slip(self, steps: Steps) -> None:
+        """Add to the counters, and to all that is queued: nothing moves for it."""
+        self._exact = self._exact + steps
+        self._planned = self._planned + steps
+        for block in self._blocks:
+            block.target = block.target + steps
+        for segment in self._segments:
+            segment.end = None if segment.end is None else segment.end + steps
+
     def advance(self, dt_s: float) -> None:
         """Let ``dt_s`` pass."""
         left_s = dt_s

@@ -16,8 +16,8 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from melter.errors import BadInput
-from melter.hw.grbl import Decoder, Error, Garbage, Ok, Report
-from melter.machine import AXES, WINCH_COUNT
+from melter.hw.grbl import AXES_USUAL, Decoder, Error, Garbage, Ok, Report
+from melter.machine import WINCH_COUNT
 
 FLUSH_S = 0.5
 """A kill costs at most this much of a recording."""
@@ -134,6 +134,6 @@ def _jog_mm(line: bytes) -> np.ndarray[Any, np.dtype[np.float64]]:
     moved = np.zeros(WINCH_COUNT)
     if line.startswith(b"$J=G91G21"):
         for letter, number in _WORD.findall(line[len(b"$J=G91G21") :]):
-            if letter.decode() in AXES:
-                moved[AXES.index(letter.decode())] = float(number)
+            if letter.decode() in AXES_USUAL[:WINCH_COUNT]:
+                moved[AXES_USUAL.index(letter.decode())] = float(number)
     return moved

@@ -22,8 +22,8 @@ OnBytes = Callable[[Literal["rx", "tx"], float, bytes], None]
 """Called with direction (as the host sees it), monotonic time and the bytes."""
 
 READ_BYTES = 4096
-GATHER_S = 0.002
-"""Bytes that come in a trickle are taken together: at 115200 baud 23 of them, for a fifth of the waking up."""
+GATHER_S = 0.003
+"""Bytes that come in a trickle are taken together: at 115200 baud 35 of them, for an eighth of the waking up."""
 WRITE_TIMEOUT_S = 0.25
 """A board that takes no bytes for so long has hung."""
 
@@ -32,9 +32,14 @@ class SerialPort:
     """An exclusively opened port. Opened by ``open``, closed by ``close``; every byte is told to ``on_bytes``."""
 
     def __init__(
-        self, device: str, on_bytes: OnBytes | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        device: str,
+        on_bytes: OnBytes | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        baud: int = BAUD,
     ) -> None:
-        self.device = device
+        self.device, self.baud = device, baud
         self._on_bytes = on_bytes
         self._clock = clock
         self._serial: serial.Serial | None = None
@@ -42,21 +47,22 @@ class SerialPort:
     def open(self) -> None:
         """Open the port; raises PortError."""
         try:
-            port = serial.Serial(self.device, BAUD, timeout=0, write_timeout=WRITE_TIMEOUT_S, exclusive=True)
+            port = serial.Serial(self.device, self.baud, timeout=0, write_timeout=WRITE_TIMEOUT_S, exclusive=True)
         except (OSError, ValueError) as error:  # SerialException is an OSError
             raise PortError(_why(self.device, error)) from None
         with contextlib.suppress(OSError, ValueError, AttributeError, NotImplementedError):
             port.set_low_latency_mode(True)  # FTDI adapters otherwise hold bytes for 16 ms
         self._serial = port
 
-    def read(self, timeout_s: float) -> bytes:
+    def read(self, timeout_s: float, gather_s: float = GATHER_S) -> bytes:
         """Return what has arrived, waiting ``timeout_s`` at most for a first byte. Raises LinkFault (port gone)."""
         fd: int = self._port().fileno()
         try:
             ready, _, _ = select.select([fd], [], [], timeout_s)
             if not ready:
                 return b""
-            time.sleep(GATHER_S)
+            if gather_s:
+                time.sleep(gather_s)
             data = os.read(fd, READ_BYTES)
         except BlockingIOError:
             return b""

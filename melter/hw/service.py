@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from serial.tools import list_ports
 
 from melter.errors import LinkFault, PortError
-from melter.hw.board import Difference, differences, setting_lines
-from melter.hw.grbl import JOG_CANCEL, STATUS, Decoder, Report
+from melter.hw.board import Difference, board_order, differences, setting_lines
+from melter.hw.grbl import FEED_HOLD, JOG_CANCEL, STATUS, Decoder, Report
 from melter.hw.handshake import Board, Talk
 from melter.hw.serial_port import SerialPort
 from melter.machine import WINCH_COUNT, Machine
@@ -76,14 +76,15 @@ def set_up(device: str, machine: Machine, *, write: bool) -> tuple[Board, list[D
         board = talk.begin()
         if board.axes < WINCH_COUNT:
             raise PortError(f"port {device}: the board has {board.axes} axes, the machine has {WINCH_COUNT} winches")
-        listed = differences(machine, board.settings)
+        order = _order(device, board, machine)
+        listed = differences(machine, board.settings, order)
         if write:
             if board.alarm is not None:
                 talk.unlock()
             for line in setting_lines(listed):
                 talk.ask(line)
             board = Talk(port).begin()
-            left = differences(machine, board.settings)
+            left = differences(machine, board.settings, order)
             if left:
                 raise PortError(f"port {device}: {left[0]}: written, but the board does not keep it")
         return board, listed
@@ -91,6 +92,13 @@ def set_up(device: str, machine: Machine, *, write: bool) -> tuple[Board, list[D
         raise PortError(str(error)) from None
     finally:
         port.close()
+
+
+def _order(device: str, board: Board, machine: Machine) -> tuple[int, ...]:
+    try:
+        return board_order(board.letters, machine)
+    except PortError as error:
+        raise PortError(f"port {device}: {error}") from None
 
 
 def _what_answers(device: str) -> tuple[str, bool]:
@@ -104,13 +112,14 @@ def _what_answers(device: str) -> tuple[str, bool]:
 
 def _await_rest(port: SerialPort) -> Report:
     decoder, deadline_s = Decoder(), time.monotonic() + STOP_S
-    again_s = time.monotonic() + 0.05
+    again_s, state = time.monotonic() + 0.05, ""
     while time.monotonic() < deadline_s:
         for event in decoder.feed(port.read(0.02)):
             if isinstance(event, Report) and event.state not in ("jog", "run"):
                 return event
+            state = event.state if isinstance(event, Report) else state
         if time.monotonic() > again_s:
-            port.write(JOG_CANCEL + STATUS)
+            port.write((FEED_HOLD if state == "run" else b"") + JOG_CANCEL + STATUS)
             again_s = time.monotonic() + 0.05
     raise LinkFault(
         f"port {port.device}: no standstill reported within {STOP_S:g} s of the jog cancel; cut the motors' power"

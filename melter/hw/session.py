@@ -13,7 +13,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from melter.hw.grbl import JOG_CANCEL, STATUS, Alarm, Banner, Decoder, Error, Event, Garbage, Micrometres, Ok, Report
+from melter.hw.board import USUAL_ORDER
+from melter.hw.grbl import (
+    FEED_HOLD,
+    JOG_CANCEL,
+    RESUME,
+    STATUS,
+    Alarm,
+    Banner,
+    Decoder,
+    Error,
+    Event,
+    Garbage,
+    Micrometres,
+    Ok,
+    Report,
+)
 from melter.hw.jogs import RESEND_CANCEL_S, JogStream
 from melter.machine import WINCH_COUNT, Machine
 
@@ -23,6 +38,8 @@ POLL_S = 0.02
 """Status reports are asked for this often: eight axes at 115200 baud take 10 ms to tell theirs."""
 ANSWER_S = 0.5
 """Nothing is answered later by a board that is well; ten times the slowest answer measured (52 ms)."""
+ANSWER_BAD_LINE_S, SILENT_BAD_LINE_S = 0.15, 1.5
+"""On the way to dark over a bad line: an answer that takes longer got lost; so much silence is borne."""
 ASK_AGAIN_S = 0.1
 """A request without an answer may have been lost; then it is repeated."""
 MEMORY_S = 0.3
@@ -47,12 +64,27 @@ class BoardFacts:
     blocks_total: int | None
     """None where the board does not report its buffers."""
     rx_bytes: int
+    order: tuple[int, ...] = USUAL_ORDER
+    """Each winch's place in the board's reports."""
+    offset_um: Micrometres | None = None
+    """(8,) machine minus work position, winch order; None where not told."""
+    status: bytes = STATUS
+    """What asks this board for a report."""
 
 
 class Session:
     """The protocol state of one connection; not safe for use from several threads."""
 
-    def __init__(self, machine: Machine, board: BoardFacts, position_um: Micrometres, now_s: float) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        board: BoardFacts,
+        position_um: Micrometres,
+        now_s: float,
+        *,
+        forgiving: bool = False,
+    ) -> None:
+        """``forgiving``: for the way to dark over a bad line. Damage is put right by a cancel and the counters."""
         self.faults: list[str] = []
         self.state = "idle"
         self.read_s = now_s
@@ -60,7 +92,9 @@ class Session:
         self._names = [winch.name for winch in machine.winch]
         self._step_um = 1000.0 / board.steps_per_mm
         self._decoder = Decoder()
-        self._offset_um: Micrometres = np.zeros(WINCH_COUNT, dtype=np.int64)
+        self._order, self._status = list(board.order), board.status
+        self._axes = max(board.order) + 1
+        self._offset_um = board.offset_um if board.offset_um is not None else np.zeros(WINCH_COUNT, dtype=np.int64)
         self._asked_s: float | None = None
         self._waiting_s: float | None = None
         self._next_poll_s = now_s
@@ -69,7 +103,11 @@ class Session:
         self._moved_s, self._moved = now_s, (position_um, 0)
         self._noise: deque[float] = deque()
         speed_um_s = machine.limits.speed_max_m_s * 1e6
-        self.stream = JogStream(speed_um_s, board.acceleration_m_s2 * 1e6, board.rx_bytes, board.blocks_total)
+        free_um_s = machine.limits.power_max_w / machine.limits.tension_max_n * 1e6
+        self.stream = JogStream(
+            speed_um_s, board.acceleration_m_s2 * 1e6, free_um_s, board.rx_bytes, board.blocks_total, forgiving
+        )
+        self._forgiving = forgiving
         self.stream.start(position_um)
         self._brake_s = ANSWER_S + machine.limits.speed_max_m_s / board.acceleration_m_s2
 
@@ -93,8 +131,8 @@ class Session:
 
     def tick(self, now_s: float) -> bytes:
         """Watch the clock: poll, repeat, find what is overdue."""
-        self._check_overdue(now_s)
-        out = self._keep_stopped(now_s) if self.faults else self.stream.tick(now_s)
+        out = self._check_overdue(now_s)
+        out += self._keep_stopped(now_s) if self.faults else self.stream.tick(now_s)
         due = now_s >= self._next_poll_s if self._asked_s is None else now_s - self._asked_s > ASK_AGAIN_S
         if due:
             self._next_poll_s = max(self._next_poll_s + POLL_S, now_s)
@@ -104,10 +142,10 @@ class Session:
     def _keep_stopped(self, now_s: float) -> bytes:
         """After a fault: cancel, and again until the board is seen at rest (a byte may get lost)."""
         first = not np.isfinite(self._cancelled_s)
-        if not first and (self.state in ("idle", "alarm") or now_s - self._cancelled_s < RESEND_CANCEL_S):
+        if not first and (self.state in ("idle", "alarm", "hold") or now_s - self._cancelled_s < RESEND_CANCEL_S):
             return b""
         self._cancelled_s = now_s
-        return JOG_CANCEL
+        return FEED_HOLD + JOG_CANCEL if self.state == "run" else JOG_CANCEL
 
     def latch(self, fault: str) -> None:
         """Note a fault for good."""
@@ -119,7 +157,7 @@ class Session:
         if STATUS in data:
             self._asked_s = now_s
             self._waiting_s = now_s if self._waiting_s is None else self._waiting_s
-        return data
+        return data.replace(STATUS, self._status)
 
     def _fault(self, text: str) -> bytes:
         """Latch; the cancel goes out with the next tick."""
@@ -133,7 +171,7 @@ class Session:
                 return b"" if self.stream.on_ok(now_s) else self._hear_noise("an ok that no line waits for", now_s)
             case Error():
                 wrong = self.stream.on_error(event, now_s)
-                return self._fault(f"refused: {wrong}") if wrong else b""
+                return self._amiss(f"refused: {wrong}", now_s) if wrong else b""
             case Report():
                 return self._hear_report(event, now_s)
             case Alarm():
@@ -147,7 +185,17 @@ class Session:
             case _:
                 return b""
 
+    def _amiss(self, text: str, now_s: float) -> bytes:
+        """Latch what is amiss; on the way to dark, brake and go on from where the counters say that the board is."""
+        if not self._forgiving:
+            return self._fault(text)
+        if self.stream.cancelling_s is not None:
+            return b""
+        return self.stream.cancel(now_s, self._asked_s is not None, discard=False)
+
     def _hear_noise(self, what: str, now_s: float) -> bytes:
+        if self._forgiving:
+            return b""
         self._noise.append(now_s)
         while self._noise[0] < now_s - NOISE_WINDOW_S:
             self._noise.popleft()
@@ -168,6 +216,8 @@ class Session:
             self.position_trusted = False
             return self._fault("alarm: the board has locked itself")
         braking = self.stream.cancelling_s is not None and report.state == "hold"
+        if report.state == "hold" and self._forgiving:
+            return RESUME
         if report.state not in ("idle", "jog", "run") and not braking:
             return self._fault(
                 f"{'hold' if report.state == 'hold' else 'state'}: the board is in {report.state}, nobody asked for it"
@@ -175,10 +225,13 @@ class Session:
         wrong = self._astray(report, position_um, now_s)
         if wrong:
             self._odd += 1
-            if self._odd > 1:
+            if self._odd <= 1:
+                return STATUS
+            if not self._forgiving:
                 self.position_trusted = False
                 return self._fault(f"jump: {wrong}")
-            return STATUS
+            if self.stream.cancelling_s is None:
+                return self._amiss(f"jump: {wrong}", now_s)
         self._odd, self.read_s = 0, now_s
         out = self.stream.on_report(report, position_um, now_s)
         self._tidy(report)
@@ -189,13 +242,13 @@ class Session:
 
     def _counters(self, report: Report) -> Micrometres | None:
         """(8,) machine position, also where the board reports the work position and, now and then, its offset."""
-        if report.offset_um is not None and len(report.offset_um) >= WINCH_COUNT:
-            self._offset_um = report.offset_um[:WINCH_COUNT]
+        if report.offset_um is not None and len(report.offset_um) >= self._axes:
+            self._offset_um = report.offset_um[self._order]
         if report.machine_um is not None:
-            return report.machine_um[:WINCH_COUNT] if len(report.machine_um) >= WINCH_COUNT else None
-        if report.work_um is None or len(report.work_um) < WINCH_COUNT:
+            return report.machine_um[self._order] if len(report.machine_um) >= self._axes else None
+        if report.work_um is None or len(report.work_um) < self._axes:
             return None
-        return report.work_um[:WINCH_COUNT] + self._offset_um
+        return report.work_um[self._order] + self._offset_um
 
     def _astray(self, report: Report, position_um: Micrometres, now_s: float) -> str | None:
         """What is wrong with a position: outside all that was asked for lately, or at rest in the wrong place."""
@@ -230,24 +283,33 @@ class Session:
             if (off_um > 1.5 * self._step_um).any():
                 self.stream.adopt_position()
 
-    def _check_overdue(self, now_s: float) -> None:
+    def _check_overdue(self, now_s: float) -> bytes:
         """Latch what has been waited for too long."""
-        stream = self.stream
+        stream, answer_s = self.stream, ANSWER_BAD_LINE_S if self._forgiving else ANSWER_S
         if self.faults:
-            return
+            return b""
         oldest_s, refused_s, cancelling_s = stream.oldest_unanswered_s, stream.refused_since_s, stream.cancelling_s
-        if self._waiting_s is not None and now_s - self._waiting_s > ANSWER_S:
-            self.latch(f"silence: no status report for {now_s - self._waiting_s:.2f} s, at most {ANSWER_S} s")
-        elif cancelling_s is not None and now_s - cancelling_s > self._brake_s:
-            self.latch(
-                f"brake: still moving {now_s - cancelling_s:.2f} s after the jog cancel, at most {self._brake_s:.2f} s"
+        silent_s = 0.0 if self._waiting_s is None else now_s - self._waiting_s
+        if silent_s > (SILENT_BAD_LINE_S if self._forgiving else ANSWER_S):
+            return self._fault(f"silence: no status report for {silent_s:.2f} s, at most {ANSWER_S} s")
+        if cancelling_s is not None:
+            took_s, most_s = now_s - cancelling_s, self._brake_s + (SILENT_BAD_LINE_S if self._forgiving else 0.0)
+            if took_s > most_s:
+                return self._fault(f"brake: still moving {took_s:.2f} s after the jog cancel, at most {most_s:.2f} s")
+            return b""
+        if oldest_s is not None and now_s - oldest_s > answer_s:
+            return self._amiss(
+                f"silence: a jog is unanswered for {now_s - oldest_s:.2f} s, at most {ANSWER_S} s", now_s
             )
-        elif cancelling_s is None and oldest_s is not None and now_s - oldest_s > ANSWER_S:
-            self.latch(f"silence: a jog is unanswered for {now_s - oldest_s:.2f} s, at most {ANSWER_S} s")
-        elif refused_s is not None and now_s - refused_s > ANSWER_S:
-            self.latch(f"refused: the board refuses jogs for {now_s - refused_s:.2f} s, at most {ANSWER_S} s")
-        elif cancelling_s is None and stream.depth and self.read_s - self._moved_s > ANSWER_S:
+        if refused_s is not None and now_s - refused_s > ANSWER_S:
+            text = f"refused: the board refuses jogs for {now_s - refused_s:.2f} s, at most {ANSWER_S} s"
+            return self._amiss(text, now_s)
+        if self._forgiving and stream.slow_s(now_s) > ANSWER_S:
+            return self._amiss("lag: a jog crawls", now_s)
+        if stream.depth and self.read_s - self._moved_s > ANSWER_S:
             stood_s = self.read_s - self._moved_s
-            self.latch(f"stall: {stream.depth} jogs on the board, no motion for {stood_s:.2f} s, at most {ANSWER_S} s")
-        elif stream.pending_s > LAG_S:
-            self.latch(f"lag: the board takes approved motion {stream.pending_s:.2f} s late, at most {LAG_S} s")
+            text = f"stall: {stream.depth} jogs on the board, no motion for {stood_s:.2f} s, at most {ANSWER_S} s"
+            return self._amiss(text, now_s)
+        if stream.pending_s > LAG_S and not self._forgiving:
+            return self._fault(f"lag: the board takes approved motion {stream.pending_s:.2f} s late, at most {LAG_S} s")
+        return b""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -29,21 +30,43 @@ ADAPT_S = 0.3
 """Time the automatic exposure takes to follow."""
 
 
+@dataclass(frozen=True)
+class Webcam:
+    """The camera's hidden parameters."""
+
+    delay_s: float = 0.0
+    jitter_s: float = 0.0
+    noise_m: float = 0.0
+    """How far the air's shimmer shifts the patch, each frame anew."""
+    loss: float = 0.0
+    """Share of frames that never come."""
+    saturation_w_m2: float = np.inf
+    """Light on the sand that is full scale at the camera's shortest exposure."""
+
+    @classmethod
+    def from_values(cls, values: dict[str, NDArray[np.float64]], speed: float) -> Webcam:
+        """Return the camera of drawn values (``melter.env.params``), ``speed`` simulated seconds per second."""
+        names = ("delay_s", "jitter_s", "noise_m", "loss", "saturation_w_m2")
+        delay_s, jitter_s, noise_m, loss, saturation = (float(values[f"camera_{name}"][0, 0]) for name in names)
+        return cls(delay_s / speed, jitter_s / speed, noise_m, loss, saturation)
+
+
 class Film:
     """A thread that turns snapshots into JPEG frames at the camera's rate."""
 
-    def __init__(
-        self, machine: Machine, renderer: SceneRenderer, delay_s: float, jitter_s: float, rng: np.random.Generator
-    ) -> None:
-        self._renderer, self._delay_s, self._jitter_s, self._rng = renderer, delay_s, jitter_s, rng
+    def __init__(self, machine: Machine, renderer: SceneRenderer, webcam: Webcam, rng: np.random.Generator) -> None:
+        self._machine, self._renderer, self._webcam, self._rng = machine, renderer, webcam, rng
         self._period_s = 1.0 / machine.camera.rate_hz
-        self._snapshots: deque[tuple[float, Snapshot, float]] = deque(maxlen=400)
+        self._shortest = max(FASTEST_EXPOSURE, renderer.exposure_for(min(webcam.saturation_w_m2, 1e12), 1.0))
+        self._snapshots: deque[tuple[float, Snapshot]] = deque(maxlen=400)
         self._new = threading.Condition()
         self._jpeg, self._number = b"", 0
         self._exposure = 1.0
         self._running = True
         self.mode = "on"
         """on, frozen, dark or gone: the camera's faults."""
+        self.covered: int | None = None
+        """Index of the marker that something lies on."""
         self._thread = threading.Thread(target=self._run, name="film", daemon=True)
 
     def start(self) -> None:
@@ -58,9 +81,9 @@ class Film:
         if self._thread.is_alive():
             self._thread.join(timeout=5)
 
-    def put(self, snapshot: Snapshot, sun_share: float) -> None:
+    def put(self, snapshot: Snapshot) -> None:
         """Hand in the truth of now."""
-        self._snapshots.append((time.monotonic(), snapshot, sun_share))
+        self._snapshots.append((time.monotonic(), snapshot))
 
     def wait(self, after: int, timeout_s: float = 1.0) -> tuple[int, bytes]:
         """Return the first frame after number ``after``, or the last one when none came in time."""
@@ -78,39 +101,58 @@ class Film:
         while self._running:
             due_s = max(due_s + self._period_s, time.monotonic() - self._period_s)
             time.sleep(max(0.0, due_s - time.monotonic()))
-            taken = self._taken(time.monotonic() - self._delay_s - self._jitter_s * self._rng.random())
-            if taken is None or self.mode in ("frozen", "gone"):
+            webcam = self._webcam
+            taken = self._taken(time.monotonic() - webcam.delay_s - webcam.jitter_s * self._rng.random())
+            if taken is None or self.mode in ("frozen", "gone") or self._rng.random() < webcam.loss:
                 continue
-            jpeg = encode_jpeg(self._picture(*taken))
+            jpeg = encode_jpeg(self._picture(taken))
             with self._new:
                 self._jpeg, self._number = jpeg, self._number + 1
                 self._new.notify_all()
 
-    def _taken(self, moment_s: float) -> tuple[Snapshot, float] | None:
+    def _taken(self, moment_s: float) -> Snapshot | None:
         """The snapshot nearest before ``moment_s``."""
         best = None
-        for at_s, snapshot, share in list(self._snapshots):
+        for at_s, snapshot in list(self._snapshots):
             if at_s > moment_s and best is not None:
                 break
-            best = snapshot, share
+            best = snapshot
         return best
 
-    def _picture(self, snapshot: Snapshot, sun_share: float) -> NDArray[np.uint8]:
+    def _picture(self, snapshot: Snapshot) -> NDArray[np.uint8]:
         wanted = self._renderer.exposure_for(max(snapshot.peak_w_m2, 1.0), HIGHLIGHT)
-        wanted = float(np.clip(wanted, FASTEST_EXPOSURE, 1.0))
+        wanted = float(np.clip(wanted, self._shortest, 1.0))
         if self.mode == "dark":
             wanted = FASTEST_EXPOSURE / 100
         follow = -np.expm1(-self._period_s / ADAPT_S)
         self._exposure *= (wanted / self._exposure) ** (1.0 if wanted < self._exposure else follow)
-        return self._renderer.render(
+        frame = self._renderer.render(
             snapshot.centre_world_m,
             snapshot.rotation,
-            snapshot.spot_world_m,
+            snapshot.spot_world_m + self._webcam.noise_m * self._rng.standard_normal(2),
             snapshot.covariance_m2,
-            snapshot.power_w / max(sun_share, 1e-6),
+            snapshot.power_w / max(snapshot.sun_share, 1e-6),
             exposure=self._exposure,
-            sun_share=sun_share,
+            sun_share=snapshot.sun_share,
         )
+        return self._cover(frame) if self.covered is not None else frame
+
+    def _cover(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Lay something grey over a marker."""
+        markers = self._machine.bed.marker
+        if self.covered is None or self.covered >= len(markers):
+            return frame
+        marker = markers[self.covered]
+        half = marker.size_m * 0.8
+        x, y = marker.centre_m
+        corners = np.array([(x + dx, y + dy, 0.0) for dx in (-half, half) for dy in (-half, half)])
+        pixels = self._renderer.project_px(corners)
+        height, width = frame.shape[:2]
+        (left, top), (right, bottom) = pixels.min(axis=0), pixels.max(axis=0)
+        frame = frame.copy()
+        columns = slice(int(np.clip(left, 0, width)), int(np.clip(right + 1, 0, width)))
+        frame[int(np.clip(top, 0, height)) : int(np.clip(bottom + 1, 0, height)), columns] = 90
+        return frame
 
 
 class CameraServer:

@@ -16,8 +16,9 @@ from melter.hw.board import settings_for
 from melter.hw.firmware import Firmware
 from melter.hw.pty_port import PtyPort
 from melter.machine import Machine
-from melter.twin.camera import CameraServer, Film
+from melter.twin.camera import CameraServer, Film, Webcam
 from melter.twin.faults import FAULTS, Fault
+from melter.twin.line import Line
 from melter.twin.machine import TwinMachine, hidden_values
 from melter.vision.scene import SceneOptions, SceneRenderer
 
@@ -57,18 +58,13 @@ class Twin:
         machine = options.machine
         self.options, self.rng = options, np.random.default_rng(options.seed)
         values = hidden_values(machine, options.seed, options.params)
-        self.machine = TwinMachine(machine, values, self.rng)
+        self.machine = TwinMachine(machine, values, self.rng, seed=options.seed)
         self.firmware = Firmware(settings_for(machine))
+        self.line = Line(np.random.default_rng(options.seed + 3))
         scene = SceneOptions(camera_jitter_m=0.02, camera_jitter_rad=0.01)
         renderer = SceneRenderer(machine, np.random.default_rng(options.seed + 1), scene)
-        delay_s, jitter_s = (float(values[name][0, 0]) for name in ("camera_delay_s", "camera_jitter_s"))
-        self.film = Film(
-            machine,
-            renderer,
-            delay_s / options.speed,
-            jitter_s / options.speed,
-            np.random.default_rng(options.seed + 2),
-        )
+        webcam = Webcam.from_values(values, options.speed)
+        self.film = Film(machine, renderer, webcam, np.random.default_rng(options.seed + 2))
         self._told: dict[str, Any] = {}
         with contextlib.ExitStack() as undo:
             self._http = CameraServer(self.film, options.http_port, self._tell)
@@ -80,6 +76,7 @@ class Twin:
         self._port_open = True
         self._waiting = sorted(options.faults, key=lambda fault: fault.at_s)
         self._log_s, self._flushed_s = 0.0, -np.inf
+        self._frozen_s = 0.0
 
     @property
     def camera_url(self) -> str:
@@ -87,7 +84,7 @@ class Twin:
         return self._http.url
 
     def __enter__(self) -> Twin:
-        self.film.put(self.machine.snapshot(), 1.0)
+        self.film.put(self.machine.snapshot())
         self.film.start()
         self._http.start()
         self.port.write(self.firmware.power_up())
@@ -106,11 +103,18 @@ class Twin:
             self._port_open = False
             self.port.close()
 
+    def freeze(self, seconds: float) -> None:
+        """Let everything here stand still for so long, and then go on as if no time had passed."""
+        self._frozen_s += seconds
+
     def run(self, seconds: float | None = None) -> None:
         """Run until ``seconds`` of simulated time are over, or for ever."""
         speed, start = self.options.speed, time.monotonic()
         serial_s = 0.0
         while seconds is None or self.machine.t_s < seconds:
+            if self._frozen_s:
+                time.sleep(self._frozen_s / speed)
+                start, self._frozen_s = start + self._frozen_s / speed, 0.0
             now = (time.monotonic() - start) * speed
             if now - serial_s > 1.0:
                 start += (now - serial_s - 0.1) / speed
@@ -130,8 +134,8 @@ class Twin:
         if not self._port_open:
             self.firmware.advance(dt_s)
             return
-        answer = self.firmware.feed(self.port.read())
-        self.port.write(answer + self.firmware.advance(dt_s))
+        answer = self.firmware.feed(self.line.to_board(self.port.read()))
+        self.port.write(self.line.to_host(answer + self.firmware.advance(dt_s), time.monotonic()))
 
     def _strike(self) -> None:
         while self._waiting and self._waiting[0].at_s <= self.machine.t_s:
@@ -145,7 +149,7 @@ class Twin:
 
     def _note(self) -> None:
         snapshot = self.machine.snapshot()
-        self.film.put(snapshot, self.machine.sun_share)
+        self.film.put(snapshot)
         if self._truth is None or snapshot.t_s < self._log_s:
             return
         self._log_s += self.options.machine.control.period_s

@@ -140,3 +140,59 @@ def test_a_fault_in_mid_jog_is_exit_3(capsys):
     assert out == ""
     assert err.startswith("melter: fault: ")
     assert err.count("\n") == 1
+
+
+def test_monitor_tells_tension_power_and_latency(capsys, bench):
+    code, out, err = call(capsys, "monitor", "--port", bench.path, "--seconds", "0.7", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert all(15 <= tension <= 300 for tension in result["tensions_n"])
+    assert result["most_power_w"] == pytest.approx(0, abs=0.01)
+    assert 0 <= result["report_age_ms"] < 200
+    assert "checks no packets; stands 0." in err
+    assert "tension" in err
+    assert "mm/s" in err
+
+
+def test_unknown_drivers_are_refused(capsys):
+    said = refused(capsys, "monitor", "--port", "/dev/null", "--driver", "grblhall")
+    assert "did you mean grblhal" in said
+    for command in ("status", "stop", "setup", "jog"):
+        words = ["--winch", "NE-upper", "--mm", "1"] if command == "jog" else []
+        assert "no such driver" in refused(capsys, command, "--port", "/dev/null", "--driver", "zzz", *words)
+
+
+def test_motors_on_a_bus_by_hand(capsys):
+    from melter.hw.dynamixel_bus import DynamixelBus
+
+    with Bench(DynamixelBus(mode=3), baud=None) as bench:
+        where = ("--port", bench.path, "--driver", "dynamixel")
+        assert "operating mode 3" in refused(capsys, "status", *where)
+        code, out, _ = call(capsys, "setup", *where, "--json")
+        assert (code, json.loads(out)["written"]) == (0, True)
+        code, out, _ = call(capsys, "jog", *where, "--winch", "NE-lower", "--mm", "3", "--json")
+        assert code == 0
+        assert json.loads(out)["moved_mm"] == pytest.approx(3, abs=0.3)
+        code, out, _ = call(capsys, "monitor", *where, "--seconds", "0.5", "--json")
+        assert json.loads(out)["currents_a"] == pytest.approx([0.2] * 8, abs=0.01)
+        assert json.loads(call(capsys, "status", *where, "--json")[1])["promises"]["checks_packets"] is True
+        assert json.loads(call(capsys, "stop", *where, "--json")[1])["state"] == "idle"
+
+
+def test_a_board_with_fewer_axes_tells_so(capsys):
+    three = Firmware({100 + axis: 100 for axis in range(3)}, axes=3, banner="Grbl 1.1h ['$' for help]")
+    with Bench(three) as bench:
+        code, out, _ = call(capsys, "status", "--port", bench.path, "--json")
+        assert (code, json.loads(out)["axes"]) == (0, 3)
+        for words in (["setup"], ["monitor"], ["jog", "--winch", "NE-upper", "--mm", "1"]):
+            assert "axes" in refused(capsys, *words, "--port", bench.path)
+        assert b"$J" not in bench.seen
+        assert b"$1" not in bench.seen
+
+
+def test_a_busy_port(capsys, bench):
+    import serial
+
+    with serial.Serial(bench.path, 115200, exclusive=True):
+        for words in (["status"], ["stop"], ["setup"], ["monitor"], ["jog", "--winch", "NE-upper", "--mm", "1"]):
+            assert "busy" in refused(capsys, *words, "--port", bench.path)

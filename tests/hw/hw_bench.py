@@ -28,8 +28,8 @@ def command(speeds_m_s, period_s: float = 0.02) -> ApprovedCommand:
 class Bench:
     """``to_board`` and ``to_host`` may be replaced to damage bytes under way; ``frozen`` stops the board dead."""
 
-    def __init__(self, firmware: Firmware | None = None, *, link=None, baud=115200, start: bool = True) -> None:
-        self.firmware = firmware or Firmware(SETTINGS)
+    def __init__(self, firmware=None, *, link=None, baud=115200, start: bool = True) -> None:
+        self.firmware: Firmware = firmware or Firmware(SETTINGS)
         self.port = PtyPort(link, baud=baud)
         self.to_board: Callable[[bytes], bytes] = lambda data: data
         self.to_host: Callable[[bytes], bytes] = lambda data: data
@@ -74,8 +74,9 @@ class Bench:
                 if not self.frozen:
                     out = self.firmware.feed(data) if data else b""
                     out += self.firmware.advance(now_s - last_s)
-                    self.trace.append((now_s, self.firmware.position_m))
-                    self.deepest = max(self.deepest, self.firmware.queued)
+                    if isinstance(self.firmware, Firmware):
+                        self.trace.append((now_s, self.firmware.position_m))
+                        self.deepest = max(self.deepest, self.firmware.queued)
                 self.port.write(self.to_host(out))
             last_s = now_s
             time.sleep(0.001)

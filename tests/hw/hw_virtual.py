@@ -22,8 +22,8 @@ class Virtual:
     ) -> None:
         self.firmware = firmware or Firmware(SETTINGS)
         self.now_s = 0.0
-        facts = BoardFacts(np.full(8, 100.0), 1.0, 100 if buffers else None, 1024)
-        self.session = Session(MACHINE, facts, np.rint(self.firmware.position_m * 1e6).astype(np.int64), 0.0)
+        self.facts = BoardFacts(np.full(8, 100.0), 1.0, 100 if buffers else None, 1024)
+        self.session = Session(MACHINE, self.facts, np.rint(self.firmware.position_m * 1e6).astype(np.int64), 0.0)
         self.to_board: Callable[[bytes], bytes] = lambda data: data
         self.to_host: Callable[[bytes], bytes] = lambda data: data
         self.sent = bytearray()

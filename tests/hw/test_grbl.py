@@ -5,7 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from melter.hw.grbl import Alarm, Banner, Decoder, Error, Garbage, Message, Ok, Report, Setting, jog_line, setting_line
+from melter.hw.grbl import (
+    Alarm,
+    Banner,
+    Decoder,
+    Error,
+    Garbage,
+    Message,
+    Ok,
+    Report,
+    Setting,
+    axis_letters,
+    jog_line,
+    setting_line,
+)
 
 EIGHT = "1.000,-2.500,0.001,0.000,0.000,0.000,0.000,-1234.567"
 EIGHT_UM = [1000, -2500, 1, 0, 0, 0, 0, -1234567]
@@ -122,3 +135,38 @@ def test_a_jog_without_axis_words_cannot_be_made():
 def test_setting_lines():
     assert setting_line(100, 100.0) == b"$100=100\n"
     assert setting_line(11, 0.01) == b"$11=0.01\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<Idle|MPos:{EIGHT}|Bf:100,1023|FS:0,0|Pn:PXYZ|WCO:0.000,0.000,0.000,0.000,0.000,0.000,0.000,0.000>",
+        f"<Idle|MPos:{EIGHT}|Bf:100,1023|FS:0,0,0|Ov:100,100,100|A:SFM|Sc:XY|MPG:0|H:1,255|D:0|T:0|TLR:0|FW:grblHAL>",
+        f"<Idle|MPos:{EIGHT}|Bf:100,1023|F:0|In:-1|SD:12.5,/a-b_c.nc|SpRPM:1200.0|_x:1|WiFi>",
+        "<Idle|MPos:" + ",".join(f"{value}0" for value in EIGHT.split(",")) + "|Bf:100,1023>",  # four decimals
+        f"<Idle:0|MPos:{EIGHT},7.000|Bf:100,1023>",  # a ninth axis
+    ],
+)
+def test_reports_of_real_boards(text):
+    report = one(text)
+    assert isinstance(report, Report)
+    assert report.machine_um[:8].tolist() == EIGHT_UM
+    assert report.blocks_free == 100
+
+
+def test_two_reports_run_into_one_are_garbage():
+    assert isinstance(one(f"<Idle|MPos:{EIGHT}|Bf:100,<Jog|MPos:{EIGHT}|Bf:99,1000>"), Garbage)
+    assert isinstance(one(f"<Idle|MPos:{EIGHT}|Bf:100,10|MPos:{EIGHT}|Bf:99,1000>"), Garbage)
+
+
+@pytest.mark.parametrize(
+    ("info", "axes", "letters"),
+    [
+        (["[VER:1.1f.20240101:]", "[AXS:8:XYZABCUV]"], 8, "XYZABCUV"),
+        (["[AXS:8:XYZUVABC]"], 8, "XYZUVABC"),
+        (["[AXS:8:XYZ]"], 8, "XYZABCUV"),  # fewer letters than axes: two motors on one axis are told so
+        ([], 3, "XYZ"),
+    ],
+)
+def test_axes_are_told_apart_by_their_letters(info, axes, letters):
+    assert axis_letters(info, axes) == letters

@@ -132,6 +132,65 @@ def test_variants_of_the_board(banner, mask):
         assert np.abs(bench.firmware.position_m - total * 1e-6).max() <= 0.05e-3
 
 
+@pytest.mark.parametrize("letters", ["XYZUVABC", "VUCBAZYX"])
+def test_axes_in_another_order(letters):
+    order = ["XYZABCUV".index(letter) for letter in letters]
+    with Bench(Firmware(SETTINGS, letters=letters)) as bench, GrblDriver(bench.path, MACHINE) as driver:
+        total = drive(driver, lambda _: np.arange(1, 9) * 0.003, 0.3)
+        assert wait_until(lambda: driver.poll().queue_depth == 0 and driver.poll().state == "idle")
+        assert driver.poll().faults == ()
+        np.testing.assert_allclose(driver.poll().positions_m, total * 1e-6, atol=0.05e-3)
+        np.testing.assert_allclose(bench.firmware.position_m, total[order] * 1e-6, atol=0.05e-3)
+
+
+def test_settings_are_compared_by_letter():
+    with Bench(Firmware(SETTINGS | {103: 250}, letters="XYZUVABC")) as bench:
+        with pytest.raises(PortError, match=r"\$103 U \(SE-upper\) resolution 250"):
+            GrblDriver(bench.path, MACHINE).connect()
+        set_up(bench.path, MACHINE, write=True)
+        assert bench.firmware.settings[103] == 100
+
+
+def test_an_axis_that_is_missing():
+    with (
+        Bench(Firmware(SETTINGS, letters="XYZABCUW")) as bench,
+        pytest.raises(PortError, match=r"axes XYZABCUW, but not V \(SE-lower\)"),
+    ):
+        GrblDriver(bench.path, MACHINE).connect()
+
+
+@pytest.mark.parametrize("mask", [511, 510])
+def test_work_positions_with_an_offset(mask):
+    """What the counters tell does not depend on the work offset, however it is reported."""
+    firmware = Firmware(SETTINGS | {10: mask}, offset_mm=12.5)
+    with Bench(firmware) as bench, GrblDriver(bench.path, MACHINE) as driver:
+        assert driver.poll().positions_m == pytest.approx(np.zeros(8), abs=1e-6)
+        total = drive(driver, waves, 1.0)
+        assert wait_until(lambda: driver.poll().queue_depth == 0 and driver.poll().state == "idle")
+        assert driver.poll().faults == ()
+        np.testing.assert_allclose(driver.poll().positions_m, total * 1e-6, atol=0.05e-3)
+
+
+def test_reports_are_asked_for_in_the_boards_own_way():
+    for banner, request in (("GrblHAL 1.1f ['$' or '$HELP' for help]", b"\x80"), ("Grbl 1.1h ['$' for help]", b"?")):
+        seen = []
+        with Bench(Firmware(SETTINGS, banner=banner)) as bench:
+            if request == b"?":
+                bench.to_host = lambda data: data.replace(b"grblHAL", b"other").replace(b"GrblHAL", b"Grbl")
+            with GrblDriver(bench.path, MACHINE, on_bytes=lambda *piece, seen=seen: seen.append(piece)):
+                time.sleep(0.3)
+        late = b"".join(data for way, _, data in seen[-8:] if way == "tx")
+        assert request in late
+
+
+def test_reports_unasked_are_put_right_by_setup():
+    with Bench(Firmware(SETTINGS | {481: 200})) as bench:
+        with pytest.raises(PortError, match=r"\$481 reports unasked 200, must be 0 ms"):
+            GrblDriver(bench.path, MACHINE).connect()
+        set_up(bench.path, MACHINE, write=True)
+        assert bench.firmware.settings[481] == 0
+
+
 def test_a_board_that_the_opening_resets():
     with Bench() as bench:
         bench.frozen = True
@@ -267,7 +326,7 @@ def test_adapters_are_told_not_to_hold_bytes_back(monkeypatch):
         (lambda board: board.raise_alarm(1), {"alarm"}),
         (lambda board: board.power_up(), {"reset"}),
         (lambda board: board.feed(b"\x84"), {"state"}),
-        (lambda board: board.feed(b"$J=G91G21X50F7200\n"), {"jump"}),
+        (lambda board: board._jog("G91G21X50F7200"), {"jump"}),
     ],
 )
 def test_trouble_on_the_board_is_named(bench, driver, trouble, name):
@@ -342,23 +401,103 @@ def test_positions_go_on_after_a_board_lost_its_counters(bench, driver):
     np.testing.assert_allclose(status.positions_m, before, atol=1e-6)
 
 
-def test_replugging_under_a_stable_link(tmp_path):
-    link = tmp_path / "board"
-    first = Bench(link=link)
-    before = descriptors()
-    driver = GrblDriver(str(link), MACHINE)
+def replug(times: int, monkeypatch) -> None:
+    """Unplug and plug in again, each time under another name; the adapter's serial number is what stays."""
+    plugged: dict[str, str] = {}
+    monkeypatch.setattr("melter.hw.grbl_driver.serial_number", lambda device: "FT01")
+    monkeypatch.setattr("melter.hw.grbl_driver.device_of", plugged.get)
+    now = Bench()
+    driver = GrblDriver(now.path, MACHINE)
     driver.connect()
-    for _ in range(10):
-        first.hang_up()
+    before, threads, names = descriptors(), threading.active_count(), {now.path}
+    for turn in range(times):
+        if turn % 3 == 0:
+            driver.send(command(np.full(8, 0.02)))
+        following = Bench()  # before the old one goes, so that its name is another
+        now.hang_up()
         assert wait_until(lambda: driver.poll().state == "unknown")
         with pytest.raises(LinkFault, match="hangup"):
-            driver.send(command(np.zeros(8)))
-        first = Bench(link=link)
+            driver.send(command(np.full(8, 0.02)))
+        plugged["FT01"], now = following.path, following
+        names.add(now.path)
+        time.sleep(0.02)
+        assert not now.firmware.steps.any()
         driver.recover()
-        assert driver.poll().faults
-    driver.close()
+        assert any(fault.startswith("hangup") for fault in driver.poll().faults)  # only a person arms it again
+        time.sleep(0.02)
+        assert now.firmware.state == "Idle"
+        assert not now.firmware.steps.any()
+        assert b"$J" not in now.seen
+    assert len(names) > 1
     assert descriptors() == before
-    first.hang_up()
+    assert threading.active_count() == threads
+    driver.close()
+    now.hang_up()
+    assert drivers_threads() == []
+
+
+def test_replugging_under_other_names(monkeypatch):
+    replug(8, monkeypatch)
+
+
+@pytest.mark.long
+def test_replugging_a_hundred_times(monkeypatch):
+    """About a minute."""
+    replug(100, monkeypatch)
+
+
+def test_the_gate_stays_faulted_when_the_plug_comes_back(monkeypatch, tmp_path):
+    from melter.errors import CommandRefused
+    from melter.safety.gate import Gate
+
+    link = tmp_path / "board"
+    first, gate = Bench(link=link), Gate(MACHINE)
+    with GrblDriver(str(link), MACHINE) as driver:
+        gate.fault("hangup")
+        first.hang_up()
+        assert wait_until(lambda: driver.poll().state == "unknown")
+        with Bench(link=link):
+            driver.recover()
+            with pytest.raises(CommandRefused, match="faulted"):
+                gate.approve(np.zeros(8), gate.park_lengths_m, time.monotonic(), measured_host_s=time.monotonic())
+
+
+def test_a_dead_link_is_given_up_within_three_seconds():
+    """As the loop does it: five tries, each with a recovery."""
+    bench = Bench()
+    with GrblDriver(bench.path, MACHINE) as driver:
+        bench.hang_up()
+        began_s = time.monotonic()
+        assert wait_until(lambda: bool(driver.poll().faults))
+        for _ in range(5):
+            with pytest.raises(LinkFault):
+                driver.send(command(np.zeros(8)))
+            with pytest.raises(LinkFault, match="not back"):
+                driver.recover()
+        assert 2.0 < time.monotonic() - began_s < 3.5
+
+
+@pytest.mark.parametrize("which", [1, 2, 3, 4, 5])
+def test_a_damaged_report_after_a_fault_sends_no_winch_away(bench, driver, which):
+    """One of the first reports of the new connection tells a position five metres off."""
+    drive(driver, steady(0.03), 0.4)
+    bench.do(lambda board: board.feed(b"\x18"))
+    assert fault_of(driver) in ("alarm", "reset")
+    damaged = []
+
+    def damage(data: bytes) -> bytes:
+        if b"MPos:" in data:
+            damaged.append(data)
+        return data.replace(b"MPos:", b"MPos:50") if len(damaged) == which else data
+
+    bench.to_host = damage
+    driver.recover()
+    stood = bench.firmware.position_m
+    assert len(damaged) >= 2
+    np.testing.assert_allclose(driver.poll().positions_m, stood, atol=1e-4)
+    total = drive(driver, steady(0.01), 0.4)
+    assert wait_until(lambda: driver.poll().queue_depth == 0 and driver.poll().state == "idle")
+    np.testing.assert_allclose(bench.firmware.position_m - stood, total * 1e-6, atol=0.1e-3)
 
 
 def test_a_port_that_stays_away(monkeypatch):
