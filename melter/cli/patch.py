@@ -10,9 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from melter.cli.common import Common, emit, parse, require_in
-from melter.errors import BadInput, NoEllipse
+from melter.errors import BadInput
 
-VECTORS = ("--lens", "--tilt-deg", "--sun")
+VECTORS = ("--lens", "--tilt-deg", "--sun", "--at")
+REACH_M = 10.0
+"""How far from the lens the sharp outline is drawn, along world x and y; beyond, it is cut off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,9 @@ class PatchConfig(Common):
     """RX,RY: turn of the lens about world x and y away from facing the sun, degrees."""
     sun: str | None = None
     """ZENITH,AZIMUTH of the sun, degrees (from straight up; clockwise from north); default: the machine's."""
+    at: str | None = None
+    """LATITUDE,LONGITUDE,TIME: the sun of a place (degrees, north and east positive) and a time with its zone, such as
+    48.1,11.6,2026-06-21T12:00+02:00; instead of --sun."""
     model: Literal["conic", "blur", "traced"] = "blur"
     """Model of the light."""
     dni_w_m2: float | None = None
@@ -87,11 +92,7 @@ def _scene(config: PatchConfig) -> _Scene:
     require_in("--rays", config.rays, 1_000, 20_000_000)
     machine = load_machine(config.machine)
     optics, height = LensOptics.from_machine(machine), machine.sand.height_m
-    zenith, azimuth = (machine.sun.zenith_deg, machine.sun.azimuth_deg)
-    if config.sun is not None:
-        zenith, azimuth = _numbers("--sun", config.sun, 2)
-    require_in("--sun zenith", zenith, 0, 85, " degrees")
-    require_in("--sun azimuth", azimuth, -360, 360, " degrees")
+    zenith, azimuth = _sun_deg(config, (machine.sun.zenith_deg, machine.sun.azimuth_deg))
     tilt = _numbers("--tilt-deg", config.tilt_deg, 2)
     for name, value in zip(("RX", "RY"), tilt, strict=True):
         require_in(f"--tilt-deg {name}", value, -90, 90, " degrees")
@@ -112,10 +113,8 @@ def _scene(config: PatchConfig) -> _Scene:
     focus = conic.focus_world_m(machine.lens.focal_length_m, centre, rotation, sun)
     edges = machine.lens.short_edge_m, machine.lens.long_edge_m
     cut = conic.cut_cone(focus, centre, rotation, conic.matching_radii_m(*edges), height)
-    try:
-        outline = conic.outline_world_m(focus, conic.rectangle_lens_m(*edges), centre, rotation, height)
-    except NoEllipse:
-        outline = None
+    rim = conic.rectangle_lens_m(*edges)
+    outline = conic.lit_outline_world_m(focus, rim, centre, rotation, height, REACH_M)
     angle = math.acos(min(cosine, 1.0))
     power = float(power_w(optics, angle, dni))
     return _Scene(
@@ -123,11 +122,46 @@ def _scene(config: PatchConfig) -> _Scene:
     )
 
 
+def _sun_deg(config: PatchConfig, default: tuple[float, float]) -> tuple[float, float]:
+    """Zenith and azimuth angle, degrees, of --sun or --at."""
+    zenith, azimuth = default
+    name = "--sun"
+    if config.sun is not None:
+        zenith, azimuth = _numbers("--sun", config.sun, 2)
+    if config.at is not None:
+        if config.sun is not None:
+            raise BadInput(f"--at {config.at}: not together with --sun {config.sun}")
+        name = f"--at {config.at}:"
+        zenith, azimuth = _sun_at(config.at)
+    require_in(f"{name} zenith", zenith, 0, 85, " degrees")
+    require_in(f"{name} azimuth", azimuth, -360, 360, " degrees")
+    return zenith, azimuth
+
+
+def _sun_at(text: str) -> tuple[float, float]:
+    from datetime import datetime
+
+    from melter.geometry.sun import sun_position_rad
+
+    place, _, when = text.rpartition(",")
+    latitude, longitude = _numbers("--at", place, 2)
+    try:
+        time = datetime.fromisoformat(when.strip())
+    except ValueError:
+        raise BadInput(f"--at {text}: {when!r} is not a time such as 2026-06-21T12:00+02:00") from None
+    zenith, azimuth = sun_position_rad(latitude, longitude, time)
+    return math.degrees(zenith), math.degrees(azimuth)
+
+
 def _conic(scene: _Scene) -> dict[str, Any]:
-    """The sharp cone of an ellipse with the aperture's second moments; its peak is its mean."""
+    """The sharp cone of an ellipse with the aperture's second moments; its peak is that of the real aperture."""
+    from melter.geometry.conic import rectangle_lens_m, sharp_peak_w_m2
+
     cut = scene.conic
-    area = math.pi * float(np.prod(cut.semi_axes_m))
-    peak = scene.power_w / area if cut.kind == "ellipse" and area > 0 else math.inf if cut.kind == "point" else math.nan
+    rim = rectangle_lens_m(scene.optics.short_edge_m, scene.optics.long_edge_m)
+    peak = sharp_peak_w_m2(
+        scene.power_w, scene.focus_world_m, rim, scene.centre_world_m, scene.rotation, scene.sand_height_m
+    )
     return {
         "centre_m": cut.centre_world_m,
         "semi_axes_m": cut.semi_axes_m,
@@ -198,6 +232,8 @@ def _common(scene: _Scene) -> dict[str, Any]:
         "focus_world_m": scene.focus_world_m,
         "defocus_m": float(np.sqrt(ray @ ray) - reach),
         "tilt_rad": scene.tilt_rad,
+        "sun_zenith_rad": math.acos(min(float(scene.sun_world[2]), 1.0)),
+        "sun_azimuth_rad": math.atan2(scene.sun_world[0], scene.sun_world[1]) % (2 * math.pi),
         "outline_m": scene.outline_world_m,
     }
 
@@ -208,16 +244,28 @@ def _plot(config: PatchConfig, scene: _Scene, result: dict[str, Any]) -> None:
     if config.model == "traced":
         grid, x, y = _trace(scene).irradiance_w_m2()
     else:
-        centre, axes = np.asarray(result["centre_m"], dtype=float), np.asarray(result["semi_axes_m"], dtype=float)
-        if not (np.isfinite(centre).all() and np.isfinite(axes).all() and (axes > 0).all()):
-            raise BadInput(f"--plot {config.plot}: the {config.model} model has no irradiance to draw ({scene.kind})")
-        x, y = (np.linspace(c - 2.5 * axes[0], c + 2.5 * axes[0], 201) for c in centre)
-        turn = np.array([[c := math.cos(result["angle_rad"]), s := math.sin(result["angle_rad"])], [-s, c]])
-        mesh = np.stack(np.meshgrid(*(0.5 * (e[1:] + e[:-1]) for e in (x, y)), indexing="ij"), axis=-1) - centre
-        square = np.square((mesh @ turn.T) / axes).sum(axis=-1)
-        shape = np.exp(-2 * square) if config.model == "blur" else (square <= 1).astype(float)
-        grid = shape * result["peak_w_m2"]
-    save(patch_figure(f"{config.model}: {scene.kind}", grid, x, y, scene.outline_world_m), config.plot or Path())
+        grid, x, y = _drawn(config, scene, result)
+    title = f"{config.model}: {scene.kind}, {result['peak_w_m2'] / 1e3:.0f} kW/m2 at most"
+    axes = result["centre_m"], result["semi_axes_m"], result["angle_rad"]
+    save(patch_figure(title, grid, x, y, scene.outline_world_m, axes), config.plot or Path())
+
+
+def _drawn(config: PatchConfig, scene: _Scene, result: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Irradiance on a grid by the conic (uniform inside the sharp outline) or the blurred model (a Gaussian)."""
+    centre, axes = np.asarray(result["centre_m"], dtype=float), np.asarray(result["semi_axes_m"], dtype=float)
+    if not (np.isfinite(centre).all() and np.isfinite(axes).all() and (axes > 0).all()):
+        raise BadInput(f"--plot {config.plot}: the {config.model} model has no irradiance to draw ({scene.kind})")
+    x, y = (np.linspace(c - 2.5 * axes[0], c + 2.5 * axes[0], 201) for c in centre)
+    mesh = np.stack(np.meshgrid(*(0.5 * (e[1:] + e[:-1]) for e in (x, y)), indexing="ij"), axis=-1)
+    if config.model == "conic":
+        from melter.geometry.conic import sharp_irradiance_w_m2
+
+        edges = scene.optics.short_edge_m, scene.optics.long_edge_m
+        pose = scene.focus_world_m, scene.centre_world_m, scene.rotation, scene.sand_height_m
+        return sharp_irradiance_w_m2(mesh, scene.power_w, edges, *pose), x, y
+    turn = np.array([[c := math.cos(result["angle_rad"]), s := math.sin(result["angle_rad"])], [-s, c]])
+    square = np.square(((mesh - centre) @ turn.T) / axes).sum(axis=-1)
+    return np.exp(-2 * square) * result["peak_w_m2"], x, y
 
 
 def _joined(argv: list[str]) -> list[str]:

@@ -69,46 +69,73 @@ def cut_cone(
     size = float(np.sqrt(offset @ offset)) + max(radii_m)
     if not abs(height) > SAME * size:
         raise NoEllipse(f"focus {height:g} m from the lens plane: must be away from it, else there is no light cone")
-    u = ((r[:, 0] @ offset) * r[:, 2] + height * r[:, 0]) / radii_m[0]
-    v = ((r[:, 1] @ offset) * r[:, 2] + height * r[:, 1]) / radii_m[1]
-    cone = np.outer(u, u) + np.outer(v, v) - np.outer(r[:, 2], r[:, 2])
-    drop = sand_height_m - float(focus[2])
+    u, v, n = _rim(offset.astype(np.longdouble), r.astype(np.longdouble), radii_m)
+    cone = np.outer(u, u) + np.outer(v, v) - np.outer(n, n)
+    drop = np.longdouble(sand_height_m) - np.longdouble(focus[2])
     lift = np.array([1.0, 1.0, drop])
-    quadric = cone * np.outer(lift, lift)
+    quadric = (cone * np.outer(lift, lift)).astype(np.float64)
     quadric.setflags(write=False)
     if abs(drop) <= SAME * size:
         return _conic("point", focus[:2], np.zeros(2), 0.0, quadric)
-    return _classify(cone, drop, focus[:2], quadric)
+    flat = _cross_z(u, v) ** 2 - (_cross_z(u, n) ** 2 + _cross_z(v, n) ** 2)
+    volume = u[0] * _cross_x(v, n) + u[1] * _cross_y(v, n) + u[2] * _cross_z(v, n)
+    return _classify(cone, flat, volume, drop, focus[:2], quadric)
 
 
-def _classify(cone: Array, drop: float, origin: Array, quadric: Array) -> Conic:
-    """The conic of a cone about ``origin`` cut ``drop`` from its apex."""
-    square, cross = cone[:2, :2], cone[:2, 2]
-    values, vectors = np.linalg.eigh(square)
-    scale = float(np.abs(values).max())
-    if abs(values[0]) <= SAME * scale or abs(values[1]) <= SAME * scale:
-        return _parabola(values, vectors, cross, float(cone[2, 2]), drop, origin, quadric)
-    along = vectors.T @ cross / values
-    centre = origin - drop * (vectors @ along)
-    level = float(cone[2, 2] - (along * along * values).sum())
-    squares = -level * drop * drop / values
-    first = int(np.argmax(squares))
-    kind: Kind = "ellipse" if values[0] * values[1] > 0 else "hyperbola"
-    axes = np.sqrt(np.abs(squares[[first, 1 - first]]))
-    return _conic(kind, centre, axes, _angle(vectors[:, first]), quadric)
+def _rim(offset: Any, r: Any, radii_m: tuple[float, float]) -> tuple[Any, Any, Any]:
+    """Three vectors: a direction x from the focus lies on the cone where (u x)^2 + (v x)^2 = (n x)^2."""
+    along, across, n = r[:, 0], r[:, 1], r[:, 2]
+    height = -(n @ offset)
+    u = ((along @ offset) * n + height * along) / radii_m[0]
+    v = ((across @ offset) * n + height * across) / radii_m[1]
+    return u, v, n
 
 
-def _parabola(
-    values: Array, vectors: Array, cross: Array, level: float, drop: float, origin: Array, quadric: Array
-) -> Conic:
-    """Curve value * b^2 + 2 drop (ca a + cb b) + level drop^2 = 0 with a along the axis."""
-    flat = int(np.argmin(np.abs(values)))
-    axis, side = vectors[:, flat], vectors[:, 1 - flat]
-    value, ca, cb = float(values[1 - flat]), float(axis @ cross), float(side @ cross)
+def _cross_x(a: Any, b: Any) -> Any:
+    return a[1] * b[2] - a[2] * b[1]
+
+
+def _cross_y(a: Any, b: Any) -> Any:
+    return a[2] * b[0] - a[0] * b[2]
+
+
+def _cross_z(a: Any, b: Any) -> Any:
+    return a[0] * b[1] - a[1] * b[0]
+
+
+def _classify(cone: Any, flat: Any, volume: Any, drop: Any, origin: Array, quadric: Array) -> Conic:
+    """The conic of a cone about ``origin`` cut ``drop`` from its apex.
+
+    ``flat`` is the determinant of the cone's level part, ``volume`` squared minus that of the cone: taken from the
+    vectors the cone is made of, they lose nothing where the curve is nearly a parabola.
+    """
+    a, b, c = cone[0, 0], cone[0, 1], cone[1, 1]
+    mean, radius = (a + c) / 2, np.hypot((a - c) / 2, b)
+    high = mean + radius if mean >= 0 else mean - radius
+    scale, round_ = abs(high), radius <= SAME * abs(high)
+    turn = 0.0 if round_ else float(np.arctan2(b, (a - c) / 2) / 2 + np.pi / 2)
+    if abs(flat) <= SAME * scale * scale:
+        return _parabola(cone, turn, drop, origin, quadric)
+    shift = -drop / flat * np.array([c * cone[0, 2] - b * cone[1, 2], a * cone[1, 2] - b * cone[0, 2]])
+    reach = abs(volume * drop)
+    across_high, across_low = reach / np.sqrt(abs(flat * high)), reach * np.sqrt(scale) / abs(flat)
+    # Along the axis at ``turn`` the level part is smallest: an ellipse is longest there, a hyperbola opens.
+    lowest_is_high = mean < 0
+    axes = (across_high, across_low) if lowest_is_high else (across_low, across_high)
+    kind: Kind = "ellipse" if flat > 0 else "hyperbola"
+    centre = (origin + shift).astype(np.float64)
+    return _conic(kind, centre, np.array(axes, dtype=np.float64), _folded(turn), quadric)
+
+
+def _parabola(cone: Any, turn: float, drop: Any, origin: Array, quadric: Array) -> Conic:
+    """Curve value * b^2 + 2 drop (ca a + cb b) + level drop^2 = 0 with a along the axis, b across."""
+    axis = np.array([np.cos(turn), np.sin(turn)])
+    side, cross = np.array([-axis[1], axis[0]]), cone[:2, 2]
+    value, ca, cb, level = side @ cone[:2, :2] @ side, axis @ cross, side @ cross, cone[2, 2]
     b = -drop * cb / value
     a = (value * b * b - level * drop * drop) / (2 * drop * ca)
-    twice_focal = abs(drop * ca / value)
-    return _conic("parabola", origin + a * axis + b * side, np.full(2, twice_focal), _angle(axis), quadric)
+    vertex = (origin + a * axis + b * side).astype(np.float64)
+    return _conic("parabola", vertex, np.full(2, abs(float(drop * ca / value))), _folded(turn), quadric)
 
 
 def _conic(kind: Kind, centre: Array, axes: Array, angle: float, quadric: Array) -> Conic:
@@ -118,9 +145,8 @@ def _conic(kind: Kind, centre: Array, axes: Array, angle: float, quadric: Array)
     return Conic(kind, centre, axes, angle, quadric)
 
 
-def _angle(direction: Array) -> float:
+def _folded(angle: float) -> float:
     """Angle of a line from world x, in (-pi/2, pi/2]."""
-    angle = float(np.arctan2(direction[1], direction[0]))
     turned = angle - np.pi if angle > np.pi / 2 else angle
     return turned + np.pi if turned <= -np.pi / 2 else turned
 
@@ -146,6 +172,103 @@ def outline_world_m(
         )
     share = (focus[2] - sand_height_m) / rise
     return focus[:2] - share[..., None] * (start[..., :2] - focus[:2])
+
+
+def lit_outline_world_m(
+    focus_m: ArrayLike,
+    rim_lens_m: ArrayLike,
+    centre_world_m: ArrayLike,
+    rotation: ArrayLike,
+    sand_height_m: float = 0.0,
+    reach_m: float = 10.0,
+) -> Array:
+    """Return the (n, 2) corners of the sharp light of a convex aperture (k, 2 corners, lens x and y) on the sand.
+
+    What lies more than ``reach_m`` from the lens, along world x or y, is cut off: where the aperture reaches below the
+    focus, its light passes the horizon. Empty where no light comes down. The corners are clipped as homogeneous
+    points, on straight edges, before any division (Sutherland and Hodgman, Communications of the ACM 17, 1974).
+    """
+    r, focus, centre = (np.asarray(a, dtype=float) for a in (rotation, focus_m, centre_world_m))
+    start = centre + np.asarray(rim_lens_m, dtype=float) @ r[:, :2].T
+    rise, drop = start[:, 2] - focus[2], focus[2] - sand_height_m
+    across = rise[:, None] * (focus[:2] - centre[:2]) - drop * (start[:, :2] - focus[:2])
+    points = np.column_stack([across, rise, start[:, 2] - sand_height_m])
+    edges = [
+        (0, 0, 1, 0),
+        (0, 0, 0, 1),
+        (1, 0, reach_m, 0),
+        (-1, 0, reach_m, 0),
+        (0, 1, reach_m, 0),
+        (0, -1, reach_m, 0),
+    ]
+    for edge in edges:
+        points = _clipped(points, points @ np.array(edge, dtype=float))
+    points = points[points[:, 2] > 0]
+    return centre[:2] + points[:, :2] / points[:, 2:3]
+
+
+def _clipped(points: Array, inside: Array) -> Array:
+    """The part of a closed polygon (n, d) where ``inside`` (n,), linear along its edges, is not negative."""
+    kept: list[Array] = []
+    for i in range(len(points)):
+        before, here = inside[i - 1], inside[i]
+        if (before < 0) != (here < 0):
+            kept.append(points[i - 1] + before / (before - here) * (points[i] - points[i - 1]))
+        if here >= 0:
+            kept.append(points[i])
+    return np.array(kept).reshape(-1, points.shape[1])
+
+
+def ellipse_lens_m(radii_m: tuple[float, float], corners: int = 256) -> Array:
+    """Return (corners, 2) points on the rim of a round aperture, counterclockwise seen from the sun, lens x and y."""
+    turn = np.arange(corners) * (2 * np.pi / corners)
+    return np.stack([radii_m[0] * np.cos(turn), radii_m[1] * np.sin(turn)], axis=-1)
+
+
+def sharp_peak_w_m2(
+    power_w: float,
+    focus_m: ArrayLike,
+    rim_lens_m: ArrayLike,
+    centre_world_m: ArrayLike,
+    rotation: ArrayLike,
+    sand_height_m: float = 0.0,
+) -> float:
+    """Return the highest irradiance of the sharp light of an aperture of (k, 2) corners: where its highest corner's falls.
+
+    The image of a place ``rise`` above the focus is drop^2 * distance / rise^3 times as large, with the focus ``drop``
+    above the sand and ``distance`` from the lens plane. Infinite for a focus on the sand, 0 where no light comes down.
+    """
+    r, focus, centre = (np.asarray(a, dtype=float) for a in (rotation, focus_m, centre_world_m))
+    rim = np.asarray(rim_lens_m, dtype=float)
+    rise = float((centre + rim @ r[:, :2].T)[:, 2].max() - focus[2])
+    drop, distance = float(focus[2]) - sand_height_m, abs(float(r[:, 2] @ (centre - focus)))
+    image = drop * drop * distance
+    if rise <= 0 or power_w <= 0:
+        return 0.0
+    return power_w / float(outline_polygon(rim).area) * rise**3 / image if image > 0 else float("inf")
+
+
+def sharp_irradiance_w_m2(
+    places_world_m: ArrayLike,
+    power_w: float,
+    edges_m: tuple[float, float],
+    focus_m: ArrayLike,
+    centre_world_m: ArrayLike,
+    rotation: ArrayLike,
+    sand_height_m: float = 0.0,
+) -> Array:
+    """Return the irradiance (...) of the sharp light of a rectangular aperture at (..., 2) places on the sand."""
+    r, focus, centre = (np.asarray(a, dtype=float) for a in (rotation, focus_m, centre_world_m))
+    places, drop = np.asarray(places_world_m, dtype=float), float(focus[2]) - sand_height_m
+    back = np.concatenate([focus[:2] - places, np.full((*places.shape[:-1], 1), drop)], axis=-1)
+    distance = float(r[:, 2] @ (centre - focus))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        reach = distance / (back @ r[:, 2])
+        on_lens = (focus - centre + reach[..., None] * back) @ r
+        rise = reach * drop
+        flux = power_w / (edges_m[0] * edges_m[1]) * rise**3 / (drop * drop * abs(distance))
+    lit = (np.abs(on_lens[..., 0]) <= edges_m[0] / 2) & (np.abs(on_lens[..., 1]) <= edges_m[1] / 2) & (rise > 0)
+    return np.where(lit, flux, 0.0)
 
 
 def rectangle_lens_m(short_edge_m: float, long_edge_m: float) -> Array:

@@ -36,6 +36,30 @@ def test_in_focus_the_cone_is_a_point_and_the_trace_has_three_suns_thousand(caps
     assert traced["power_w"] + sum(traced["lost_w"].values()) == pytest.approx(traced["incident_w"])
 
 
+def test_the_three_models_peaks_agree_away_from_focus(capsys) -> None:
+    """Sharp, blurred and traced: the brightest place lies under the lens's higher edge."""
+    pose = ("--lens", "0,0.4,1.0", "--sun", "30,0", "--model")
+    conic, blur, traced = (_patch(capsys, *pose, model)["peak_w_m2"] for model in ("conic", "blur", "traced"))
+    assert conic == pytest.approx(traced, rel=0.25)
+    assert blur == pytest.approx(traced, rel=0.25)
+
+
+def test_the_sun_of_a_place_and_time(capsys) -> None:
+    at = _patch(capsys, "--at", "48.1,11.6,2026-06-21T13:15+02:00")
+    assert np.degrees(at["sun_zenith_rad"]) == pytest.approx(48.1 - 23.44, abs=0.1)
+    assert np.degrees(at["sun_azimuth_rad"]) == pytest.approx(180, abs=3)
+    south = _patch(capsys, "--at", "-33.9,18.4,2026-12-21T12:45+02:00")
+    assert np.degrees(south["sun_azimuth_rad"]) % 360 == pytest.approx(0, abs=20) or south["sun_azimuth_rad"] > 6
+
+
+def test_the_outline_of_light_past_the_horizon_is_cut_off(capsys) -> None:
+    edge = _patch(capsys, "--lens", "0,0,1.22", "--sun", "0,0", "--tilt-deg", "70,0", "--model", "conic")
+    outline = np.array(edge["outline_m"])
+    assert len(outline) >= 3
+    assert np.abs(outline).max() == pytest.approx(10)
+    assert 0 < edge["peak_w_m2"] < 1e5
+
+
 def test_a_lens_on_edge_gives_a_hyperbola(capsys) -> None:
     assert (
         _patch(capsys, "--lens", "0,0,1.22", "--sun", "0,0", "--tilt-deg", "70,0", "--model", "conic")["kind"]
@@ -73,6 +97,12 @@ def test_plots(capsys, tmp_path: Path, model) -> None:
         ["--model", "guess"],
         ["--rays", "0"],
         ["--dni-w-m2", "-1"],
+        ["--at", "48.1,11.6"],
+        ["--at", "48.1,11.6,noon"],
+        ["--at", "48.1,11.6,2026-06-21T12:00"],
+        ["--at", "98.1,11.6,2026-06-21T12:00+00:00"],
+        ["--at", "48.1,11.6,2026-06-21T23:00+00:00"],
+        ["--at", "48.1,11.6,2026-06-21T12:00+00:00", "--sun", "20,0"],
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(argv, capsys) -> None:

@@ -6,11 +6,15 @@ from hypothesis import strategies as st
 from melter.errors import NoEllipse
 from melter.geometry.conic import (
     cut_cone,
+    ellipse_lens_m,
     focus_world_m,
+    lit_outline_world_m,
     matching_radii_m,
     outline_polygon,
     outline_world_m,
     rectangle_lens_m,
+    sharp_irradiance_w_m2,
+    sharp_peak_w_m2,
 )
 from melter.geometry.pose import rotation_facing, rotation_from_vector, sun_direction_world
 
@@ -59,30 +63,60 @@ def test_ten_thousand_cones_agree_with_rays_shot_back_to_the_rim() -> None:
     assert kinds["hyperbola"] > 1000
 
 
-def test_centre_and_axes_agree_with_an_ellipse_through_shot_points() -> None:
-    """Five coefficients fitted to rim rays give the same centre and axes to 1e-9."""
+def _cone_through_rim_rays(focus, centre, rotation, radii):
+    """Six numbers (n, 6) of the quadric cone that five rays from the rim through the focus lie on, extended precision."""
+    turn = np.longdouble(0.3) + np.arange(5) * np.longdouble(1.25)
+    rim = np.stack([np.cos(turn), np.sin(turn)], axis=-1)[None] * radii[:, None]
+    ray = (centre - focus)[:, None] + np.einsum("nij,nkj->nki", rotation[:, :, :2], rim)
+    x, y, z = np.moveaxis(ray / np.sqrt((ray * ray).sum(axis=-1, keepdims=True)), -1, 0)
+    rows = np.stack([x * x, 2 * x * y, y * y, 2 * x * z, 2 * y * z, -z * z], axis=-1)
+    every = np.arange(len(rows))
+    for k in range(5):
+        pivot = np.abs(rows[:, k:, k]).argmax(axis=1) + k
+        rows[every, k], rows[every, pivot] = rows[every, pivot].copy(), rows[every, k].copy()
+        rows[:, k] /= rows[:, k, k][:, None]
+        for other in set(range(5)) - {k}:
+            rows[:, other] -= rows[:, other, k][:, None] * rows[:, k]
+    return np.concatenate([rows[:, :, 5], np.ones((len(rows), 1), dtype=np.longdouble)], axis=1)
+
+
+def test_centre_and_axes_of_ten_thousand_cones_agree_with_five_shot_rays_each() -> None:
+    """Ellipses and hyperbolas, to 1e-9 of their size; the shot curve in extended precision."""
     rng = np.random.default_rng(3)
-    angle = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-    checked = 0
-    while checked < 500:
-        focus, centre, rotation, radii, height = _pose(rng)
-        conic = cut_cone(focus, centre, rotation, radii, height)
-        rim = np.stack([radii[0] * np.cos(angle), radii[1] * np.sin(angle)], axis=1)
-        if conic.kind != "ellipse" or conic.semi_axes_m[0] > 20 * conic.semi_axes_m[1] or conic.semi_axes_m[1] < 1e-3:
-            continue
-        try:
-            hits = outline_world_m(focus, rim, centre, rotation, height)
-        except NoEllipse:
-            continue
-        checked += 1
-        mean, scale = hits.mean(axis=0), np.ptp(hits)
-        x, y = ((hits - mean) / scale).T
-        p = np.linalg.lstsq(np.stack([x * x, x * y, y * y, x, y], axis=1), np.ones(x.size), rcond=None)[0]
-        square = np.array([[p[0], p[1] / 2], [p[1] / 2, p[2]]])
-        middle = -np.linalg.solve(square, p[3:]) / 2
-        axes = np.sqrt((1 + middle @ square @ middle) / np.linalg.eigvalsh(square)) * scale
-        np.testing.assert_allclose(axes, conic.semi_axes_m, rtol=1e-9)
-        np.testing.assert_allclose(mean + middle * scale, conic.centre_world_m, atol=1e-9 * conic.semi_axes_m[0])
+    poses = [_pose(rng) for _ in range(10_000)]
+    focus, centre, rotation, radii, height = (np.array([p[i] for p in poses], dtype=np.longdouble) for i in range(5))
+    a, b, c, d, e, f = _cone_through_rim_rays(focus, centre, rotation, radii).T
+    drop, flat = height - focus[:, 2], a * c - b * b
+    toward = np.stack([c * d - b * e, a * e - b * d], axis=-1) / flat[:, None]
+    middle = focus[:, :2] - drop[:, None] * toward
+    level = f - d * toward[:, 0] - e * toward[:, 1]
+    mean, radius = (a + c) / 2, np.hypot((a - c) / 2, b)
+    steep = np.where(mean > 0, mean + radius, mean - radius)
+    squares = np.sort(-(level * drop * drop)[:, None] / np.stack([steep, flat / steep], axis=-1), axis=1)[:, ::-1]
+    axes = np.sqrt(np.abs(squares))
+    cut = [cut_cone(*pose) for pose in poses]
+    size = axes.max(axis=1)[:, None]
+    assert (np.abs(np.array([conic.centre_world_m for conic in cut]) - middle) < 1e-9 * size).all()
+    assert (np.abs(np.array([conic.semi_axes_m for conic in cut]) - axes) < 1e-9 * axes).all()
+    kinds = np.array([conic.kind for conic in cut])
+    np.testing.assert_array_equal(kinds == "ellipse", flat > 0)
+    np.testing.assert_array_equal(kinds == "hyperbola", flat < 0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(0.1, 0.7), st.floats(-3.1, 3.1), st.floats(0.02, 0.5), st.floats(-3.1, 3.1))
+def test_a_round_cone_along_the_sand_is_a_parabola(half_angle, azimuth, drop, twist) -> None:
+    """Plane parallel to a generator: vertex below the opposite one, at the angle 2 a; latus rectum 2 drop tan a."""
+    lean = np.pi / 2 - half_angle
+    rotation = rotation_from_vector([0, 0, azimuth]) @ rotation_from_vector([0, lean, 0])
+    rotation = rotation @ rotation_from_vector([0, 0, twist])
+    focus = np.array([0.2, -0.1, drop])
+    conic = cut_cone(focus, focus + rotation[:, 2], rotation, (radius := float(np.tan(half_angle)), radius))
+    assert conic.kind == "parabola"
+    away = -np.array([np.cos(azimuth), np.sin(azimuth)]) * drop / np.tan(2 * half_angle)
+    np.testing.assert_allclose(conic.centre_world_m, focus[:2] + away, atol=1e-9)
+    np.testing.assert_allclose(conic.semi_axes_m, drop * np.tan(half_angle), rtol=1e-9)
+    assert abs(np.sin(conic.angle_rad - azimuth)) < 1e-9
 
 
 def test_a_lens_above_its_focus_gives_the_circle_of_similar_triangles() -> None:
@@ -138,6 +172,66 @@ def test_rectangle_outline_contains_its_inscribed_ellipse(zenith: float, azimuth
     assert polygon.is_valid
     curve = outline_polygon(_on_curve(conic, np.linspace(0, 2 * np.pi, 60, endpoint=False)))
     assert polygon.buffer(1e-9).contains(curve)
+
+
+@pytest.mark.parametrize("aperture", ["rectangle", "ellipse"])
+def test_lit_outline_holds_exactly_the_rays_that_come_down(aperture) -> None:
+    """Lenses leaning so far that their cone passes the horizon: clipped, not turned inside out."""
+    rng, empty, cut_off = np.random.default_rng(5), 0, 0
+    for _ in range(150):
+        rotation = rotation_from_vector(rng.normal(0, 1.2, 3))
+        centre = np.array([*rng.uniform(-1, 1, 2), rng.uniform(0.3, 2)])
+        focus = centre - rotation @ np.array([*rng.uniform(-0.4, 0.4, 2), rng.uniform(0.3, 2)])
+        height = rng.uniform(-0.3, 0.3)
+        rim = rectangle_lens_m(1.05, 1.4) if aperture == "rectangle" else ellipse_lens_m((0.5, 0.7))
+        corners = lit_outline_world_m(focus, rim, centre, rotation, height, reach_m=5.0)
+        inside = rng.uniform(-0.5, 0.5, (4000, 2)) * [1.05, 1.4]
+        if aperture == "ellipse":
+            inside = inside[np.hypot(inside[:, 0] / 0.5, inside[:, 1] / 0.7) < np.cos(np.pi / 256)]
+        start = centre + inside @ rotation[:, :2].T
+        rise = start[:, 2] - focus[2]
+        hits = focus[:2] - ((focus[2] - height) / rise)[:, None] * (start[:, :2] - focus[:2])
+        seen = (rise > 0) & (start[:, 2] > height) & (np.abs(hits - centre[:2]) <= 5.0).all(axis=1)
+        empty, cut_off = empty + (not seen.any()), cut_off + (seen.any() and not seen.all())
+        if len(corners) < 3:
+            assert not seen.any()
+            continue
+        polygon = outline_polygon(corners)
+        assert polygon.is_valid
+        found = outline_polygon(hits[seen]).convex_hull.area if seen.sum() > 2 else 0.0
+        assert outline_polygon(corners).union(outline_polygon(hits[seen]).convex_hull).area <= polygon.area * (1 + 1e-7)
+        if seen.all():
+            assert found > 0.85 * polygon.area
+    assert empty > 5
+    assert cut_off > 20
+
+
+def test_lit_outline_of_a_lens_in_work_is_the_plain_one() -> None:
+    rotation = rotation_from_vector([0.3, 0.2, 0.5])
+    pose = ([0.0, 0.1, 0.1], rectangle_lens_m(1.05, 1.4), [0.1, 0.3, 1.3], rotation, 0.02)
+    lit = {tuple(corner) for corner in np.round(lit_outline_world_m(*pose), 9)}
+    assert lit == {tuple(corner) for corner in np.round(outline_world_m(*pose), 9)}
+
+
+@pytest.mark.parametrize("drop", [0.12, -0.1])
+def test_sharp_irradiance_holds_the_power_and_its_peak(drop) -> None:
+    rotation = rotation_from_vector([0.4, 0.2, 0.3])
+    focus = np.array([0.1, 0.0, drop])
+    centre, edges = focus + 1.22 * rotation[:, 2], (1.05, 1.4)
+    corners = lit_outline_world_m(focus, rim := rectangle_lens_m(*edges), centre, rotation)
+    (left, bottom), (right, top) = corners.min(axis=0), corners.max(axis=0)
+    x, y = np.linspace(left, right, 801), np.linspace(bottom, top, 801)
+    flux = sharp_irradiance_w_m2(np.stack(np.meshgrid(x, y), axis=-1), 900.0, edges, focus, centre, rotation)
+    assert flux.sum() * (x[1] - x[0]) * (y[1] - y[0]) == pytest.approx(900, rel=0.01)
+    peak = sharp_peak_w_m2(900.0, focus, rim, centre, rotation)
+    assert 0.97 * peak < flux.max() <= peak * (1 + 1e-9)
+
+
+def test_sharp_peak_where_there_is_none() -> None:
+    rim, level = rectangle_lens_m(1.0, 1.0), np.eye(3)
+    assert sharp_peak_w_m2(900.0, [0, 0, 0.0], rim, [0, 0, 1.0], level) == np.inf
+    assert sharp_peak_w_m2(900.0, [0, 0, 2.0], rim, [0, 0, 1.0], level) == 0
+    assert sharp_peak_w_m2(1000.0, [0, 0, 0.1], rim, [0, 0, 1.1], level) == pytest.approx(1e5)
 
 
 def test_matching_ellipse_has_the_rectangles_second_moments() -> None:

@@ -26,7 +26,7 @@ from melter.geometry.trace import trace_patch
 from melter.machine import load_machine
 
 LENS = LensOptics.from_machine(load_machine())
-FIELDS = ("centre_world_m", "xx", "xy", "yy", "tilt_rad", "defocus_m", "stretch")
+FIELDS = ("centre_world_m", "xx", "xy", "yy", "tilt_rad", "defocus_m", "sun_up")
 
 
 def _pose(defocus_m=0.0, tilt_rad=(0.0, 0.0), zenith_rad=0.0, azimuth_rad=0.0, spot=(0.1, -0.2)):
@@ -53,6 +53,7 @@ def test_a_pose_has_the_same_bits_alone_and_in_a_batch() -> None:
     }
     height = rng.uniform(-0.01, 0.01, 256)
     whole = fast_patch(LensOptics.from_machine(load_machine(), **values), centre, rotation, sun, height)
+    peaks = peak_irradiance_w_m2(LensOptics.from_machine(load_machine(), **values), whole, 900.0)
     for i in range(0, 256, 17):
         one = LensOptics.from_machine(load_machine(), **{k: v[i : i + 1] for k, v in values.items()})
         part = fast_patch(one, centre[i : i + 1], rotation[i : i + 1], sun[i : i + 1], height[i : i + 1])
@@ -63,6 +64,37 @@ def test_a_pose_has_the_same_bits_alone_and_in_a_batch() -> None:
         for name in FIELDS:
             np.testing.assert_array_equal(getattr(part, name)[0], getattr(whole, name)[i])
             np.testing.assert_array_equal(getattr(scalar, name), getattr(whole, name)[i])
+        np.testing.assert_array_equal(peak_irradiance_w_m2(one, part, 900.0)[0], peaks[i])
+
+
+@pytest.mark.parametrize("count", [0, 2, 3, 7, 64])
+def test_a_part_of_a_batch_has_the_bits_of_the_whole(count) -> None:
+    centre, rotation, sun = _poses(256)
+    whole, part = (fast_patch(LENS, centre[:n], rotation[:n], sun[:n], 0.01) for n in (256, count))
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[:count])
+    whole_peak, part_peak = (peak_irradiance_w_m2(LENS, patch, 900.0) for patch in (whole, part))
+    np.testing.assert_array_equal(part_peak, whole_peak[:count])
+
+
+@pytest.mark.parametrize("astray", [np.nan, np.inf, 1e30, -1e200])
+def test_one_lens_gone_astray_neither_warns_nor_touches_its_neighbours(astray) -> None:
+    centre, rotation, sun = _poses(4)
+    before = fast_patch(LENS, centre, rotation, sun)
+    peak = peak_irradiance_w_m2(LENS, before, 900.0)
+    centre[2], rotation[2, 1] = astray, astray
+    after = fast_patch(LENS, centre, rotation, sun)
+    keep = [0, 1, 3]
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(after, name)[keep], getattr(before, name)[keep])
+    np.testing.assert_array_equal(peak_irradiance_w_m2(LENS, after, 900.0)[keep], peak[keep])
+
+
+def test_a_lens_turned_over_or_on_edge_gives_no_warning_and_no_light() -> None:
+    centre, rotation, sun = _pose()
+    for turn in (np.pi / 2, 2.0, np.pi):
+        patch = fast_patch(LENS, centre, rotation_from_vector([turn, 0, 0]) @ rotation, sun)
+        assert not float(peak_irradiance_w_m2(LENS, patch, 900.0)) > 1e3
 
 
 def test_batch_shapes_and_scalars_broadcast() -> None:
@@ -73,24 +105,48 @@ def test_batch_shapes_and_scalars_broadcast() -> None:
     assert peak_irradiance_w_m2(LENS, patch, 900.0).shape == (2, 3)
 
 
+def _random_lens(rng):
+    return LensOptics.from_machine(
+        load_machine(),
+        focal_length_m=1.22 * rng.uniform(0.98, 1.02),
+        facet_error_rad=rng.uniform(4e-3, 9e-3),
+        circumsolar_ratio=rng.uniform(0.01, 0.2),
+    )
+
+
 def test_fast_model_agrees_with_the_trace_in_the_working_range() -> None:
-    """Tilt to 5 degrees, zenith to 40, defocus to 150 mm: centroid within 1 mm, axes within 5 %."""
+    """Any lens, sun and bed of the machine page, tilt to 5 degrees: centroid within 1 mm, axes within 5 %."""
     rng = np.random.default_rng(5)
-    for _ in range(60):
+    for _ in range(120):
+        lens, height = _random_lens(rng), rng.uniform(-0.01, 0.01)
         tilt, turn, defocus = np.radians(rng.uniform(0, 5)), rng.uniform(0, 6.28), rng.uniform(-0.15, 0.15)
-        tilts = (tilt * np.cos(turn), tilt * np.sin(turn))
-        pose = _pose(defocus, tilts, np.radians(rng.uniform(0, 40)), rng.uniform(0, 6.28))
-        fast, traced = fast_patch(LENS, *pose), trace_patch(LENS, *pose, rays=40_000)
+        sun = sun_direction_world(np.radians(rng.uniform(0, 40)), rng.uniform(0, 6.28))
+        rotation = rotation_about_world_xy(tilt * np.cos(turn), tilt * np.sin(turn)) @ rotation_facing(sun)
+        pose = work_centre_world_m((0.1, -0.2), sun, lens.focal_length_m - defocus, height), rotation, sun, height
+        fast, traced = fast_patch(lens, *pose), trace_patch(lens, *pose, rays=40_000)
         assert np.hypot(*(fast.centre_world_m - traced.centre_world_m)) < 1e-3
         np.testing.assert_allclose(semi_axes_and_angle(*fast.covariance)[0], traced.semi_axes_and_angle[0], rtol=0.05)
 
 
-@pytest.mark.parametrize(("tilt_deg", "zenith_deg"), [(0, 0), (3, 0), (0, 25)])
-@pytest.mark.parametrize("defocus_m", [-0.02, 0.0, 0.02, 0.05])
-def test_fast_peak_agrees_with_the_trace_where_sand_can_melt(tilt_deg, zenith_deg, defocus_m) -> None:
+@pytest.mark.parametrize(("tilt_deg", "zenith_deg"), [(0, 0), (3, 0), (0, 25), (2, 40)])
+@pytest.mark.parametrize("defocus_m", [-0.12, -0.02, 0.0, 0.02, 0.05, 0.12, 0.3])
+def test_fast_peak_agrees_with_the_trace(tilt_deg, zenith_deg, defocus_m) -> None:
     pose = _pose(defocus_m, (np.radians(tilt_deg), 0), np.radians(zenith_deg), 1.0)
     fast = peak_irradiance_w_m2(LENS, fast_patch(LENS, *pose), 900.0)
-    assert float(fast) == pytest.approx(trace_patch(LENS, *pose, rays=150_000).peak_w_m2, rel=0.25)
+    assert float(fast) == pytest.approx(_smooth_peak_w_m2(trace_patch(LENS, *pose, rays=150_000)), rel=0.3)
+
+
+def _smooth_peak_w_m2(patch):
+    """Mean over the brightest square of 4 mm, or a twentieth of the patch: rays' own graininess leaves a few percent."""
+    xx, xy, yy = patch.covariance_m2
+    cell = max(4e-3, 0.05 * np.sqrt(12 * np.sqrt(xx * yy - xy * xy)))
+    offset = patch.hits_world_m - np.median(patch.hits_world_m, axis=0)
+    edges = np.arange(-80, 81) * cell
+    best = 0.0
+    for x, y in itertools.product((0, cell / 2), repeat=2):
+        grid, _, _ = np.histogram2d(*(offset + np.array([x, y])).T, bins=(edges, edges), weights=patch.ray_power_w)
+        best = max(best, grid.max() / cell**2)
+    return best
 
 
 @pytest.mark.parametrize(
@@ -102,17 +158,28 @@ def test_trace_has_the_known_peak_over_defocus(defocus_m, peak_mw_m2) -> None:
     assert patch.peak_w_m2 / 1e6 == pytest.approx(peak_mw_m2, rel=0.15)
 
 
-@pytest.mark.parametrize(
-    ("tilt_deg", "peak_mw_m2", "reach_m"), [(5, 2.7, 1.21), (10, 1.8, 1.18), (20, 0.76, 1.11), (30, 0.33, 1.03)]
-)
-def test_trace_has_the_known_peak_over_tilt_about_the_short_edge(tilt_deg, peak_mw_m2, reach_m) -> None:
+TILTS = [(5, 2.7, 1.21), (10, 1.8, 1.18), (20, 0.76, 1.11), (30, 0.33, 1.03)]
+
+
+def _best_mw_m2(tilt_deg, turn_deg, reach_m):
+    """Peak at best focus, and where that is, for a tilt about an axis at an angle from the short edge."""
+    tilt, turn = np.radians(tilt_deg), np.radians(turn_deg)
     found = {
-        reach: trace_patch(LENS, *_pose(1.22 - reach, (np.radians(tilt_deg), 0))).peak_w_m2 / 1e6
-        for reach in np.arange(-0.03, 0.031, 0.01) + reach_m
+        reach: trace_patch(LENS, *_pose(1.22 - reach, (tilt * np.cos(turn), tilt * np.sin(turn)))).peak_w_m2 / 1e6
+        for reach in np.arange(-0.02, 0.021, 0.01) + reach_m
     }
     best = max(found, key=found.__getitem__)
-    assert found[best] == pytest.approx(peak_mw_m2, rel=0.15)
-    assert best == pytest.approx(reach_m, abs=0.025)
+    return found[best], best
+
+
+@pytest.mark.parametrize(("tilt_deg", "peak_mw_m2", "reach_m"), TILTS)
+def test_trace_has_the_known_peak_over_tilt(tilt_deg, peak_mw_m2, reach_m) -> None:
+    """Within 15 % in the mean over the tilt's direction, and about the short edge; about the long edge it is lower."""
+    (short, reach), (between, _), (long, _) = (_best_mw_m2(tilt_deg, turn, reach_m) for turn in (0, 45, 90))
+    assert (short + 2 * between + long) / 4 == pytest.approx(peak_mw_m2, rel=0.15)
+    assert short == pytest.approx(peak_mw_m2, rel=0.15)
+    assert 0.75 * peak_mw_m2 < long < short
+    assert reach == pytest.approx(reach_m, abs=0.025)
 
 
 def test_trace_has_the_known_radii_and_power() -> None:
