@@ -36,6 +36,8 @@ class Real(Common):
     """Camera: URL, index, or file."""
     port: str = ""
     """Serial port of the motor controller, such as /dev/ttyUSB0."""
+    driver: str = "grblhal"
+    """Motor driver: grblhal, dynamixel, or one that another package registers (docs/drivers.md)."""
     model: str | None = None
     """Run folder or model. Default: the newest certified run under runs/."""
     path: str = "square:0.3"
@@ -80,7 +82,7 @@ def run(argv: list[str]) -> int:
 
 def _run(options: Real, machine: Machine, path: SandPath, policy: LoadedPolicy, sun_rad: tuple[float, float]) -> int:
     """Open camera and port, preflight, run, report."""
-    from melter.hw.grbl_driver import GrblDriver
+    from melter.hw.drivers import make_driver
     from melter.hw.real_robot import RealRobot
     from melter.hw.recording import Recorder as ByteRecorder
     from melter.loop.recorder import Recorder
@@ -102,7 +104,7 @@ def _run(options: Real, machine: Machine, path: SandPath, policy: LoadedPolicy, 
         watcher = PatchWatcher(camera, tracker)
         reference = watcher.take_reference()
         say("camera: markers found" + ("" if calibration else "; lens distortion is not corrected (no --calibration)"))
-        driver = stack.enter_context(GrblDriver(options.port, machine, on_bytes=wire.on_bytes))
+        driver = stack.enter_context(make_driver(options.driver, options.port, machine, wire.on_bytes))
         _require_parked(driver.poll().positions_m, gate, machine)
         say(f"controller: {options.port} at park, settings as the machine file says")
         if not options.arm:
@@ -131,27 +133,30 @@ def _run(options: Real, machine: Machine, path: SandPath, policy: LoadedPolicy, 
         max_s = None if options.minutes is None else options.minutes * 60
         for ending in (signal.SIGTERM, signal.SIGHUP):  # a kill or a closed terminal lowers the lens, as Ctrl-C does
             signal.signal(ending, _interrupt)
-        result = session.run(max_s)
-        figures = _figures(result, machine.control.rate_hz)
-        recorder.write(
-            "end",
-            finished=result.finished,
-            dark=result.dark,
-            faults=result.faults,
-            figures=figures,
-            interventions=dict(gate.interventions),
-        )
-    return _report(options, folder, policy, result, figures)
+        try:
+            session.run(max_s)
+        finally:  # also after Ctrl-C, which lowers the lens first
+            result = session.result
+            figures = _figures(result, machine.control.rate_hz)
+            recorder.write(
+                "end",
+                finished=result.finished,
+                dark=result.dark,
+                faults=result.faults,
+                figures=figures,
+                interventions=dict(gate.interventions),
+            )
+            table = _table(folder, policy, result, figures)
+            write_json(folder / "result.json", plain(table))
+    return _report(options, folder, result, table)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _report(options: Real, folder: Path, policy: LoadedPolicy, result: Result, figures: dict[str, Any]) -> int:
-    from melter.policy.files import write_json
-
-    table = {
+def _table(folder: Path, policy: LoadedPolicy, result: Result, figures: dict[str, Any]) -> dict[str, Any]:
+    return {
         "before": figures,
         "after": None,
         "model": str(policy.path),
@@ -160,8 +165,12 @@ def _report(options: Real, folder: Path, policy: LoadedPolicy, result: Result, f
         "ticks": result.ticks,
         "late": result.late,
         "dark": result.dark,
+        "finished": result.finished,
     }
-    write_json(folder / "result.json", plain(table))
+
+
+def _report(options: Real, folder: Path, result: Result, table: dict[str, Any]) -> int:
+    figures = table["before"]
     if result.faults:
         end = "the lens was lowered to park" if result.dark else "THE LENS COULD NOT BE LOWERED: cover it"
         if options.json:
