@@ -207,6 +207,15 @@ def observation_table(machine: Machine) -> tuple[Entry, ...]:
             "target minus the counters' spot moved by its mean distance from the camera's over 0.2, 1 and 5 s: x thrice, y thrice",
         ),
         Entry("offset_spread", 1, 0.0005, 25.0, "m", "how much camera and counters disagree from frame to frame"),
+        Entry(
+            "estimate_in_lengths",
+            len(MEMORY_S) * w,
+            0.002,
+            25.0,
+            "m",
+            "cable to pay out for each of the three spot estimates to vanish, winch by winch",
+        ),
+        Entry("rest_error", w, 0.005, 25.0, "m", "length_error less what counter_error explains of it"),
         Entry("length_error", w, 0.005, 25.0, "m", "reference cable length for the target minus counted cable length"),
         Entry(
             "feed_forward",
@@ -215,6 +224,14 @@ def observation_table(machine: Machine) -> tuple[Entry, ...]:
             25.0,
             "m/s",
             "cable speeds that move the reference lens along the next 0.1 s of the path",
+        ),
+        Entry(
+            "feed_forward_next",
+            w,
+            feed,
+            25.0,
+            "m/s",
+            "how much more, for the path from 0.1 to 0.25 s ahead",
         ),
         Entry(
             "path_ahead",
@@ -400,10 +417,19 @@ class ObservationBuilder:
         estimate = counter_error[..., None] - memory.offset_m
         raw[..., parts["spot_estimate"]] = estimate.reshape(*batch, -1)
         raw[..., parts["offset_spread"].start] = np.sqrt(memory.spread_m2)
+        lengths = raw[..., parts["estimate_in_lengths"]].reshape(*batch, len(MEMORY_S), WINCH_COUNT)
+        for i in range(len(MEMORY_S)):
+            lengths[..., i, :] = along_x * estimate[..., :1, i] + along_y * estimate[..., 1:, i]
+        raw[..., parts["estimate_in_lengths"]] = lengths.reshape(*batch, -1)
+        explained = along_x * counter_error[..., :1] + along_y * counter_error[..., 1:]
+        raw[..., parts["rest_error"]] = length_error - explained
         raw[..., parts["length_error"]] = length_error
         raw[..., parts["feed_forward"]] = speeds
         ahead = plan.target_ahead_world_m - plan.target_world_m[..., None, :]
         raw[..., parts["path_ahead"]] = ahead.reshape(*batch, -1)
+        turn = (ahead[..., 1, :] - ahead[..., 0, :]) / (LOOK_AHEAD_S[1] - LOOK_AHEAD_S[0])
+        turn -= ahead[..., 0, :] / LOOK_AHEAD_S[0]
+        raw[..., parts["feed_forward_next"]] = along_x * turn[..., :1] + along_y * turn[..., 1:]
         raw[..., parts["drop"].start] = plan.drop_m
         raw[..., parts["target"]] = plan.target_world_m
         raw[..., parts["semi_axes"]] = measurement.patch_semi_axes_m

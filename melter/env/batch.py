@@ -19,7 +19,7 @@ from melter.env.params import QUANTITIES, sun_motion_per_s, true_sun_world
 from melter.env.physics import Ids, MachineBatch
 from melter.env.scenario import TRAIN, Scenario, draw_targets, look_ahead_ticks, target_count, work_reward
 from melter.env.transmission import STEPS_PER_BLOCK, Transmission, blocks_for, drum_gains
-from melter.env.wind import VEER_RAD, gust_shape, sun_through_cloud, weather_step, wind_on_lens
+from melter.env.wind import SLOPE_RAD, VEER_RAD, gust_shape, sun_through_cloud, weather_step, wind_on_lens
 from melter.errors import CommandRefused
 from melter.geometry.cables import cable_lengths_m
 from melter.geometry.light import FastPatch, LensOptics, fast_patch, peak_irradiance_w_m2, semi_axes_and_angle
@@ -107,7 +107,7 @@ class SandMelterBatch:
         self.commands_m_s = np.zeros((n, self._kept, w))
         self.command_um = np.zeros((n, w), dtype=np.int64)
         self._arrival = np.zeros((2, n, self.blocks), dtype=np.intp), np.zeros((n, self.blocks, 1))
-        self._weather = np.zeros((n, 3))
+        self._weather = np.zeros((n, 4))
         self._true_sun, self._sun_motion = np.zeros((n, 3)), np.zeros((n, 3))
         anchors = np.zeros((n, 3, w))
         self.reference = Reference(np.zeros((n, 3)), np.zeros((n, 3, 3)), anchors, np.zeros((n, w, 12)))
@@ -199,7 +199,7 @@ class SandMelterBatch:
             "_melting": targets.melting,
             "_sun_rad": sun_rad,
             "_true_sun": true_sun_world(values),
-            "_weather": normal(keys, 1, 3),
+            "_weather": normal(keys, 1, 4),
             "_sun_motion": motion,
             "_anchor_motion": self.builder.anchors_m(turned) - reference.anchors_m,
         }
@@ -306,13 +306,16 @@ class SandMelterBatch:
     def _blow(self) -> None:
         """Wind on the lens, one period on."""
         values, period_s = self.values, self.machine.control.period_s
-        self._weather = weather_step(self._weather, period_s, normal(self.keys, 1_000_000 + self.tick, 3))
-        gust = (values["wind_gust"][:, 0] - 1) * gust_shape(self.keys, np.asarray(self.tick * period_s, dtype=np.float64))
+        self._weather = weather_step(self._weather, period_s, normal(self.keys, 1_000_000 + self.tick, 4))
+        gust = (values["wind_gust"][:, 0] - 1) * gust_shape(
+            self.keys, np.asarray(self.tick * period_s, dtype=np.float64)
+        )
         speed = values["wind_m_s"][:, 0] * np.maximum(
             1 + values["wind_turbulence"][:, 0] * self._weather[:, 0] + gust, 0
         )
         veered = np.radians(values["wind_azimuth_deg"][:, 0]) + VEER_RAD * self._weather[:, 1]
-        self.physics.begin_period(*wind_on_lens(self.machine, speed, veered, self._rotation[:, :, 2]))
+        slope = SLOPE_RAD * self._weather[:, 2]
+        self.physics.begin_period(*wind_on_lens(self.machine, speed, veered, slope, self._rotation[:, :, 2]))
 
     def _light(self) -> FastPatch:
         """Light patches as they are now."""
@@ -335,7 +338,7 @@ class SandMelterBatch:
         """The truth now; the camera takes its picture of it."""
         finite, n = self.physics.is_finite(), self._all
         patch = self._light()
-        passed = sun_through_cloud(self._weather[:, 2], self.values["cloud_share"][:, 0])
+        passed = sun_through_cloud(self._weather[:, 3], self.values["cloud_share"][:, 0])
         sun_w_m2 = self.values["dni_w_m2"][:, 0] * passed
         lens = self._lens or self._optics(self.values)
         peak_w_m2 = np.asarray(peak_irradiance_w_m2(lens, patch, sun_w_m2))

@@ -40,25 +40,28 @@ class SandMelterEnv(gym.Env[Observation, NDArray[np.float32]]):
     **Observation** (float32): see the table of :func:`melter.observation.observation_table`. Only what a webcam, the winch
     counters and the clock can tell.
 
-    ============= ==== ========= ===== ===============================================================================
-    entry         size scale     unit  meaning
-    ============= ==== ========= ===== ===============================================================================
-    spot_error       2 0.002     m     target minus patch centre, both when the patch was seen, world x, y
-    counter_error    2 0.002     m     target minus the spot that the winch counters tell, world x, y
-    spot_estimate    6 0.002     m     target minus the counters' spot, moved by what the camera saw in the last 0.2, 1, 5 s
-    offset_spread    1 0.0005    m     how much camera and counters disagree from frame to frame
-    length_error     8 0.005     m     reference cable length for the target minus counted cable length
-    feed_forward     8 10 % of v m/s   cable speeds that move the reference lens along the next 0.1 s of path
-    path_ahead       8 0.005     m     path ahead minus target, world x, y, at 0.1, 0.25, 0.5, 1.0 s
-    drop             1 0.1       m     how far the lens is to hang below focus: 0 while melting
-    target           2 half bed  m     target, world x, y
-    semi_axes        2 0.02      m     patch semi-axes, large and small
-    angle            2 1         1     cosine and sine of twice the patch angle, times 1 − axis ratio
-    commands        24 10 % of v m/s   the last three approved cable speeds, newest first
-    sun              2 1         1     unit vector to the sun, world x, y
-    patch_age        1 0.2       s     age of the patch
-    patch_seen       1 1         1     1 when the patch is fresh, else 0
-    ============= ==== ========= ===== ===============================================================================
+    =================== ==== ========= ===== =========================================================================
+    entry               size scale     unit  meaning
+    =================== ==== ========= ===== =========================================================================
+    spot_error             2 0.002     m     target minus patch centre, both when the patch was seen, world x, y
+    counter_error          2 0.002     m     target minus the spot that the winch counters tell, world x, y
+    spot_estimate          6 0.002     m     target minus the counters' spot, moved by what the camera saw in the last 0.2, 1, 5 s
+    offset_spread          1 0.0005    m     how much camera and counters disagree from frame to frame
+    estimate_in_lengths   24 0.002     m     cable to pay out for each of the three spot estimates to vanish
+    rest_error             8 0.005     m     length_error less what counter_error explains of it
+    length_error           8 0.005     m     reference cable length for the target minus counted cable length
+    feed_forward           8 10 % of v m/s   cable speeds that move the reference lens along the next 0.1 s of path
+    feed_forward_next      8 10 % of v m/s   how much more, for the path from 0.1 to 0.25 s ahead
+    path_ahead             8 0.005     m     path ahead minus target, world x, y, at 0.1, 0.25, 0.5, 1.0 s
+    drop                   1 0.1       m     how far the lens is to hang below focus: 0 while melting
+    target                 2 half bed  m     target, world x, y
+    semi_axes              2 0.02      m     patch semi-axes, large and small
+    angle                  2 1         1     cosine and sine of twice the patch angle, times 1 − axis ratio
+    commands              24 10 % of v m/s   the last three approved cable speeds, newest first
+    sun                    2 1         1     unit vector to the sun, world x, y
+    patch_age              1 0.2       s     age of the patch
+    patch_seen             1 1         1     1 when the patch is fresh, else 0
+    =================== ==== ========= ===== =========================================================================
 
     **Reward**: bounded terms for spot error, tilt, defocus, tension band and smoothness (``melter.env.scenario.work_reward``).
 

@@ -66,6 +66,11 @@ class SandMelterVecEnv(VecEnv):
         self._return[over], self._length[over] = 0.0, 0
         return observation, reward.astype(np.float32), over, infos
 
+    @property
+    def asked(self) -> NDArray[np.float32]:
+        """(num_envs, 8) actions of the last step, before the safety layer."""
+        return self._actions
+
     def running(self) -> NDArray[np.float64]:
         """Return (num_envs, 2) return and length of the running episodes, for a checkpoint."""
         return np.stack([self._return, self._length.astype(np.float64)], axis=1)

@@ -10,12 +10,12 @@ from melter.machine import Machine
 
 Array = NDArray[np.float64]
 
-AIR_KG_M3, DRAG = 1.2, 1.2
-"""Air density at 20 °C; normal force coefficient of a flat plate (Hoerner, Fluid-Dynamic Drag, ch. 3)."""
-TURBULENCE_TIME_S, VEER_TIME_S, CLOUD_TIME_S = 2.0, 5.0, 6.0
-"""Correlation times of wind speed, wind direction and cloud."""
-VEER_RAD = 0.17
-"""Standard deviation of the wind's direction."""
+AIR_KG_M3 = 1.2
+"""At 20 °C."""
+TURBULENCE_TIME_S, VEER_TIME_S, SLOPE_TIME_S, CLOUD_TIME_S = 2.0, 5.0, 2.0, 6.0
+"""Correlation times of wind speed, its direction, its slope and cloud."""
+VEER_RAD, SLOPE_RAD = 0.17, 0.08
+"""Standard deviations of the wind's direction and of its angle to the ground."""
 PRESSURE_SHIFT = 0.2
 """Centre of pressure ahead of the plate's middle as a share of its width, at grazing wind (Hoerner, ch. 3)."""
 GUST_WINDOW_S, GUST_LENGTH_S, GUST_CHANCE = 8.0, 3.0, 0.4
@@ -26,8 +26,8 @@ _WINDOW_DICE = 5_000_000
 
 
 def weather_step(state: Array, period_s: float, normal: ArrayLike) -> Array:
-    """Return (n, 3) turbulence, veer and cloud, each of unit variance, one period on; ``normal``: fresh numbers (n, 3)."""
-    keep = np.exp(-period_s / np.array([TURBULENCE_TIME_S, VEER_TIME_S, CLOUD_TIME_S]))
+    """Return (n, 4) turbulence, veer, slope and cloud, of unit variance, one period on; ``normal``: fresh numbers (n, 4)."""
+    keep = np.exp(-period_s / np.array([TURBULENCE_TIME_S, VEER_TIME_S, SLOPE_TIME_S, CLOUD_TIME_S]))
     return keep * state + np.sqrt(1 - keep * keep) * np.asarray(normal)
 
 
@@ -40,20 +40,34 @@ def gust_shape(keys: Keys, t_s: Array) -> Array:
     return np.where(dice[:, 0] < GUST_CHANCE, 0.5 + 0.5 * np.cos(np.pi * phase), 0.0)
 
 
-def wind_on_lens(machine: Machine, speed_m_s: Array, from_azimuth_rad: Array, axis_world: Array) -> tuple[Array, Array]:
+def normal_force_coefficient(sine: Array) -> Array:
+    """Return the normal force coefficient of a square plate at an incidence with this sine, 0 to 1.
+
+    Nearly straight at small angles, 1.17 face on. Source: Lindenburg, Investigation into rotor blade aerodynamics
+    (ECN-C--03-025, 2003), stalled plates of small aspect ratio.
+    """
+    return 1.98 * (1 / (0.56 + 0.44 * sine) - 0.41) * sine
+
+
+def wind_on_lens(
+    machine: Machine, speed_m_s: Array, from_azimuth_rad: Array, slope_rad: Array, axis_world: Array
+) -> tuple[Array, Array]:
     """Return (n, 3) force and (n, 3) torque about the lens's middle, for optical axes (n, 3), world frame.
 
-    The wind blows level from ``from_azimuth_rad`` (n,), clockwise from north. Force: along the lens's normal, by the wind's
-    part along it; it acts ahead of the middle when the wind grazes.
+    The wind blows from ``from_azimuth_rad`` (n,), clockwise from north, and rises by ``slope_rad`` (n,). Force: along the
+    lens's normal, away from the wind; it acts ahead of the middle when the wind grazes.
     """
-    blowing = np.stack([-np.sin(from_azimuth_rad), -np.cos(from_azimuth_rad), np.zeros_like(speed_m_s)], axis=1)
-    cosine = blowing[:, 0] * axis_world[:, 0] + blowing[:, 1] * axis_world[:, 1]
+    level = np.cos(slope_rad)
+    blowing = np.stack(
+        [-level * np.sin(from_azimuth_rad), -level * np.cos(from_azimuth_rad), np.sin(slope_rad)], axis=1
+    )
+    cosine = blowing[:, 0] * axis_world[:, 0] + blowing[:, 1] * axis_world[:, 1] + blowing[:, 2] * axis_world[:, 2]
     area = machine.lens.short_edge_m * machine.lens.long_edge_m
-    size = 0.5 * AIR_KG_M3 * DRAG * area * speed_m_s * speed_m_s * cosine * np.abs(cosine)
-    force = size[:, None] * axis_world
-    ahead = -PRESSURE_SHIFT * np.sqrt(area)
-    bx, by, fx, fy, fz = blowing[:, 0] * ahead, blowing[:, 1] * ahead, force[:, 0], force[:, 1], force[:, 2]
-    torque = np.stack([by * fz, -bx * fz, bx * fy - by * fx], axis=1)
+    coefficient = normal_force_coefficient(np.abs(cosine)) * np.sign(cosine)
+    force = (0.5 * AIR_KG_M3 * area * speed_m_s * speed_m_s * coefficient)[:, None] * axis_world
+    ahead = -PRESSURE_SHIFT * np.sqrt(area) * blowing
+    ax, ay, az, fx, fy, fz = *ahead.T, *force.T
+    torque = np.stack([ay * fz - az * fy, az * fx - ax * fz, ax * fy - ay * fx], axis=1)
     return force, torque  # the part of ``blowing`` along the axis is parallel to the force and adds no torque
 
 

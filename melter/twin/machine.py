@@ -16,7 +16,7 @@ from melter.env.noise import keys_of
 from melter.env.params import NAMES, Randomisation, nominal_values, sun_motion_per_s, true_sun_world
 from melter.env.physics import MachineBatch
 from melter.env.transmission import STEPS_PER_BLOCK, Transmission, blocks_for, drum_gains
-from melter.env.wind import VEER_RAD, gust_shape, sun_through_cloud, weather_step, wind_on_lens
+from melter.env.wind import SLOPE_RAD, VEER_RAD, gust_shape, sun_through_cloud, weather_step, wind_on_lens
 from melter.errors import BadInput
 from melter.geometry.light import LensOptics, fast_patch, peak_irradiance_w_m2, power_w
 from melter.geometry.pose import rotation_from_quaternion, work_centre_world_m
@@ -92,7 +92,7 @@ class TwinMachine:
         """Faults of the weather: what an own cloud lets pass, and how much faster an own gust blows (1: twice)."""
         self.dead = np.zeros(WINCH_COUNT, dtype=bool)
         """Winches whose motors no longer turn."""
-        self._keys, self._weather = keys_of([seed], [1]), np.asarray(rng.standard_normal((1, 3)))
+        self._keys, self._weather = keys_of([seed], [1]), np.asarray(rng.standard_normal((1, 4)))
         self._asked, self.t_s = np.zeros(WINCH_COUNT), 0.0
         late = max(0, round((float(values["action_delay_s"][0, 0]) - LINK_S) / self.step_s))
         self._steps: deque[Array] = deque([np.zeros(WINCH_COUNT)] * (late + 1), maxlen=late + 2)
@@ -142,13 +142,14 @@ class TwinMachine:
 
     def _blow(self, dt: float) -> None:
         values = self.values
-        self._weather = weather_step(self._weather, dt, self._rng.standard_normal((1, 3)))
+        self._weather = weather_step(self._weather, dt, self._rng.standard_normal((1, 4)))
         gust = self.gust + (values["wind_gust"][:, 0] - 1) * gust_shape(self._keys, np.array([self.t_s]))
         mean_m_s = np.maximum(values["wind_m_s"][:, 0], 3.0) if self.gust else values["wind_m_s"][:, 0]
         speed = mean_m_s * np.maximum(1 + values["wind_turbulence"][:, 0] * self._weather[:, 0] + gust, 0)
         veered = np.radians(values["wind_azimuth_deg"][:, 0]) + VEER_RAD * self._weather[:, 1]
         axis = self.physics.rotation[:, :, 2]
-        self.physics.begin_period(*wind_on_lens(self.machine, speed, veered, axis))
+        slope = SLOPE_RAD * self._weather[:, 2]
+        self.physics.begin_period(*wind_on_lens(self.machine, speed, veered, slope, axis))
 
     def snap(self, cable: int = 0) -> None:
         """Break one cable: it pulls no more."""
@@ -165,7 +166,7 @@ class TwinMachine:
         rotation = rotation_from_quaternion(physics.quaternion_wxyz[0])
         centre = physics.centre_world_m[0].copy()
         patch = fast_patch(self._lens, centre, rotation, self._sun[0], values["bed_height_m"][0, 0])
-        share = self.sun_share * float(sun_through_cloud(self._weather[:, 2], values["cloud_share"][:, 0])[0])
+        share = self.sun_share * float(sun_through_cloud(self._weather[:, 3], values["cloud_share"][:, 0])[0])
         dni = float(values["dni_w_m2"][0, 0]) * share
         speed = self.winches.speed_m_s[0] * drum_gains(values)[0]
         return Snapshot(

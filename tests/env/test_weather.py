@@ -8,7 +8,14 @@ import pytest
 from melter.env.camera import Camera
 from melter.env.noise import keys_of, normal
 from melter.env.params import NOMINAL
-from melter.env.wind import GUST_WINDOW_S, gust_shape, sun_through_cloud, weather_step, wind_on_lens
+from melter.env.wind import (
+    GUST_WINDOW_S,
+    gust_shape,
+    normal_force_coefficient,
+    sun_through_cloud,
+    weather_step,
+    wind_on_lens,
+)
 from melter.machine import Machine
 
 N = 4000
@@ -19,7 +26,7 @@ def test_the_force_is_that_of_the_machine_page(corner8: Machine) -> None:
     """About 9, 25 and 65 N at 3, 5 and 8 m/s against the sheet."""
     north = np.array([[0.0, 1.0, 0.0]])
     for speed, expected in ((3.0, 9.0), (5.0, 25.0), (8.0, 65.0)):
-        force, torque = wind_on_lens(corner8, np.array([speed]), np.zeros(1), north)
+        force, torque = wind_on_lens(corner8, np.array([speed]), np.zeros(1), np.zeros(1), north)
         np.testing.assert_allclose(force[0], [0, -expected, 0], rtol=0.1)
         np.testing.assert_allclose(torque, 0, atol=1e-12)
 
@@ -28,7 +35,7 @@ def test_force_along_the_normal_torque_by_the_leading_edge(corner8: Machine) -> 
     tilt = np.radians(25)
     axis = np.array([[0.0, -np.sin(tilt), np.cos(tilt)]])  # faces a sun in the south
     for azimuth in (0.0, np.pi):  # from the north, from the south
-        force, torque = wind_on_lens(corner8, np.array([5.0]), np.array([azimuth]), axis)
+        force, torque = wind_on_lens(corner8, np.array([5.0]), np.array([azimuth]), np.zeros(1), axis)
         np.testing.assert_allclose(np.cross(force, axis), 0, atol=1e-12)
         blows = np.array([0.0, -np.cos(azimuth), 0.0])
         assert force[0] @ blows > 0
@@ -36,18 +43,31 @@ def test_force_along_the_normal_torque_by_the_leading_edge(corner8: Machine) -> 
         # the force acts ahead of the middle: it turns the leading edge the way it pushes
         edge = -blows + (blows @ axis[0]) * axis[0]
         assert np.cross(torque[0], edge) @ force[0] > 0
-    level, _ = wind_on_lens(corner8, np.array([5.0]), np.zeros(1), np.array([[0.0, 0.0, 1.0]]))
+    flat = np.array([[0.0, 0.0, 1.0]])
+    level, _ = wind_on_lens(corner8, np.array([5.0]), np.zeros(1), np.zeros(1), flat)
     assert np.abs(level).max() < 1e-12
+    lifted, _ = wind_on_lens(corner8, np.array([5.0]), np.zeros(1), np.full(1, 0.1), flat)
+    assert lifted[0, 2] > 1
+
+
+def test_the_coefficient_is_that_of_a_square_plate() -> None:
+    """Face on 1.17; about 2 per radian at small angles (Hoerner, ch. 3 and 7: 1.1 to 1.2, and 1.8 to 2.1)."""
+    face_on, grazing = normal_force_coefficient(np.array([1.0, 0.01]))
+    assert face_on == pytest.approx(1.17, abs=0.01)
+    assert 1.5 < grazing / 0.01 < 3
+    assert (np.diff(normal_force_coefficient(np.linspace(0, 1, 50))) > 0).all()
 
 
 def test_weather_has_unit_variance_and_its_correlation_time() -> None:
-    state, seen = normal(KEYS, 1, 3), []
+    state, seen = normal(KEYS, 1, 4), []
     for tick in range(40):
-        state = weather_step(state, 0.05, normal(KEYS, 100 + tick, 3))
+        state = weather_step(state, 0.05, normal(KEYS, 100 + tick, 4))
         seen.append(state)
     first, last = seen[0], seen[-1]
     np.testing.assert_allclose(last.std(axis=0), 1, rtol=0.05)
-    np.testing.assert_allclose((first * last).mean(axis=0), np.exp(-39 * 0.05 / np.array([2.0, 5.0, 6.0])), atol=0.06)
+    np.testing.assert_allclose(
+        (first * last).mean(axis=0), np.exp(-39 * 0.05 / np.array([2.0, 5.0, 2.0, 6.0])), atol=0.06
+    )
 
 
 def test_gusts_rise_and_fall_smoothly_in_some_windows() -> None:
