@@ -14,9 +14,12 @@ from melter.cli.common import Common, emit, parse, require_in, say
 from melter.errors import BadInput
 
 if TYPE_CHECKING:
+    from melter.safety.ticking import TickCost
     from melter.timing import Contender, Row
 
 ROUNDS = 5
+PEER = "stable-baselines3's"
+"""How the names of rows begin that others are compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +27,19 @@ class Bench(Common):
     """Measure rates of melter's parts beside their peers, interleaved and repeated in one run."""
 
     what: Annotated[str, tyro.conf.Positional] = "env"
-    """What to measure: env, gate or vision."""
+    """What to measure: env, gate, learner or vision."""
     envs: int = 256
     """Simulations in the native batch (1 to 65536)."""
     seconds: float = 10.0
     """Time for each row, in seconds (0.05 to 600), in five rounds."""
     threads: int | None = None
     """Native threads. Default: all the cores this process may use."""
+    fuzz: float = 0.0
+    """With "gate": run this many fuzzed ticks first (0 to 1e10), checked by code of its own."""
+    to_mm: float = 0.3
+    """With "learner" and --to-minutes: nominal RMS error to be reached (mm)."""
+    to_minutes: float = 0.0
+    """With "learner": also time each PPO until it reaches --to-mm, for so long at most (min, 0 to 600); 0: do not."""
     workers: int = 16
     """Environments of stable-baselines3's vector environments (1 to 256)."""
 
@@ -44,7 +53,10 @@ def run(argv: list[str]) -> int:
         raise BadInput(f"bench {options.what}: unknown, must be one of {', '.join(BENCHES)}{hint}")
     require_in("--seconds", options.seconds, 0.05, 600.0, " s")
     require_in("--envs", options.envs, 1, 65536)
+    require_in("--fuzz", options.fuzz, 0, 1e10)
     require_in("--workers", options.workers, 1, 256)
+    require_in("--to-mm", options.to_mm, 0.001, 1000, " mm")
+    require_in("--to-minutes", options.to_minutes, 0, 600, " min")
     require_in("--threads", _threads(options), 1, 1024)
     require_in("--seed", options.seed, 0, 2**31 - 1)
     from melter.timing import measure
@@ -59,7 +71,18 @@ def run(argv: list[str]) -> int:
         "seconds": options.seconds,
         "rounds": ROUNDS,
     }
-    emit(result, options.json, _text(rows))
+    text = _text(rows)
+    if options.what == "env":
+        from melter.env.contenders import memory_per_simulation_bytes
+
+        size = result["memory_per_simulation_bytes"] = memory_per_simulation_bytes(options.machine, options.envs)
+        text += f"\nmemory per simulation beside MuJoCo's own: {size / 1e3:.1f} kB"
+    if options.what == "learner" and options.to_minutes > 0:
+        reached = result["to_target"] = _to_target(options)
+        for one in reached:
+            took = "not within the time" if one["seconds"] is None else f"{one['seconds']:.0f} s"
+            text += f"\n{one['name']}: {took} to {options.to_mm:g} mm nominal (last {one['last_rms_mm']:.2f} mm)"
+    emit(result, options.json, text)
     return 0
 
 
@@ -74,18 +97,19 @@ def _gate(options: Bench) -> list[Contender]:
     import numpy as np
 
     from melter.machine import WINCH_COUNT, load_machine
-    from melter.safety.gate import Gate
     from melter.safety.limiter import limit_command
+    from melter.safety.ticking import Ticking
     from melter.timing import Contender
 
     machine = load_machine(options.machine)
-    rng, gate = np.random.default_rng(options.seed), Gate(machine)
-    limits, period_s = gate.limits, gate.limits.period_s
+    rng, ticking = np.random.default_rng(options.seed), Ticking(machine)
+    limits = ticking.gate.limits
     wanted = rng.uniform(-1, 1, (16, options.envs, WINCH_COUNT)) * machine.limits.speed_normal_m_s
     previous = np.zeros((options.envs, WINCH_COUNT), dtype=np.int64)
-    length_um = limits.um(np.broadcast_to(gate.park_lengths_m, previous.shape))
-    lengths_m, now_s = gate.park_lengths_m.copy(), 0.0
-    gate.arm(now_s, lengths_m)
+    length_um = limits.um(np.broadcast_to(ticking.gate.park_lengths_m, previous.shape))
+    _say_tick(ticking.measure(), limits.period_s)
+    if options.fuzz:
+        _fuzz(options)
 
     def batch() -> int:
         for request in wanted:
@@ -93,18 +117,69 @@ def _gate(options: Bench) -> list[Contender]:
         return len(wanted) * options.envs
 
     def single() -> int:
-        nonlocal lengths_m, now_s
-        for i in range(64):
-            now_s += period_s
-            pull = -0.02 if i < 32 else 0.02
-            command = gate.approve(np.full(WINCH_COUNT, pull), lengths_m, now_s, measured_host_s=now_s)
-            lengths_m = lengths_m + command.counts_um * 1e-6
+        for _ in range(64):
+            ticking.tick()
         return 64
 
     return [
         Contender(f"limit_command, batch of {options.envs}", "commands/s", batch),
         Contender("Gate.approve, one machine", "approved commands/s", single),
     ]
+
+
+def _say_tick(cost: TickCost, period_s: float) -> None:
+    say(
+        f"bench gate: one tick: median {cost.median_s * 1e6:.1f} us, 99 % within {cost.p99_s * 1e6:.0f} us, "
+        f"{cost.median_s / period_s:.2%} of the control period; memory grown over {cost.ticks} ticks: {cost.grown_bytes} bytes"
+    )
+
+
+def _fuzz(options: Bench) -> None:
+    """Fuzzed ticks through the limiter; what was checked by what, on stderr; a broken limit is an answer of no."""
+    import numpy as np
+
+    from melter.errors import MelterError
+    from melter.machine import load_machine
+    from melter.safety.fuzz import fuzz
+
+    shown = -1
+
+    def progress(done: float, left_s: float) -> None:
+        nonlocal shown
+        if int(done * 20) > shown:
+            shown = int(done * 20)
+            say(f"bench gate: fuzzed {min(done, 1):.0%}, about {left_s:.0f} s left")
+
+    result = fuzz(load_machine(options.machine), int(options.fuzz), np.random.default_rng(options.seed), progress)
+    say(
+        f"bench gate: {result.ticks:,} fuzzed ticks of eight winches in {result.seconds:.0f} s, {result.refused:,} refused"
+    )
+    for name, number in result.checked.items():
+        say(f"  {name:<28} {number:>13,} ticks checked, {result.broken[name]} broken")
+    if result.first is not None:
+        raise MelterError(f"bench gate: a limit was broken: {result.first}")
+
+
+def _learner(options: Bench) -> list[Contender]:
+    """PPO end to end, and gradient steps of TD3 and SAC, beside stable-baselines3's."""
+    from melter.machine import load_machine
+    from melter.policy.contenders import learner_contenders
+
+    machine = load_machine(options.machine)
+    return learner_contenders(machine, options.envs, _threads(options), options.workers, options.seed)
+
+
+def _to_target(options: Bench) -> list[dict[str, Any]]:
+    """How long each PPO takes to the target."""
+    from melter.machine import load_machine
+    from melter.policy.contenders import seconds_to_target
+
+    say(f"bench learner: time to {options.to_mm} mm, up to {2 * options.to_minutes:g} min")
+    machine = load_machine(options.machine)
+    found = seconds_to_target(
+        machine, options.to_mm, options.to_minutes, _threads(options), options.workers, options.seed
+    )
+    return [{"name": name, "seconds": seconds, "last_rms_mm": last} for name, seconds, last in found]
 
 
 def _vision(options: Bench) -> list[Contender]:
@@ -150,7 +225,12 @@ def _vision(options: Bench) -> list[Contender]:
     ]
 
 
-BENCHES: dict[str, Callable[[Bench], list[Contender]]] = {"env": _env, "gate": _gate, "vision": _vision}
+BENCHES: dict[str, Callable[[Bench], list[Contender]]] = {
+    "env": _env,
+    "gate": _gate,
+    "learner": _learner,
+    "vision": _vision,
+}
 
 
 def _cores() -> int:
@@ -164,5 +244,11 @@ def _threads(options: Bench) -> int:
 def _text(rows: list[Row]) -> str:
     width = max(len(row.name) for row in rows)
     lines = [f"{row.name:<{width}}  {row.rate:>12,.0f} {row.unit:<16} {row.cpu_us:>9.2f} µs processor" for row in rows]
-    first = rows[0]
-    return "\n".join([*lines, *(f"{first.name}: {ratio:.2f} × {name}" for name, ratio in first.ratio_to.items())])
+    ratios = [
+        f"{row.name}: {ratio:.2f} × {other}"
+        + (f", {row.cpu_ratio_to[other]:.2f} × by processor time" if other in row.cpu_ratio_to else "")
+        for row in rows
+        for other, ratio in row.ratio_to.items()
+        if row is rows[0] or (other.startswith(PEER) and not row.name.startswith(PEER))
+    ]
+    return "\n".join([*lines, *ratios])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 from melter.errors import BadInput, CommandRefused, Fault, MelterError
@@ -18,6 +19,7 @@ COMMANDS = {
     "safety-check": "run a model through the motors' limits: proven, violated, open",
     "calibrate": "camera, bed or machine from pictures and recordings",
     "track": "track the light patch in images, a video or a camera",
+    "vision": "how well the tracker sees (vision bench)",
     "hw": "the motor controller by hand, the gate in between",
     "twin": "a rehearsal machine: a serial port and a camera with a simulated machine behind them",
     "real": "the real machine: run and record",
@@ -42,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     name = arguments[0]
     if name not in COMMANDS:
         return _complain(f"{name}: no such command; known: {', '.join(COMMANDS)}", EXIT_BAD_INPUT)
+    _one_thread_for_products()
     try:
         module = importlib.import_module(f"melter.cli.{name.replace('-', '_')}")
         return int(module.run(arguments[1:]))
@@ -56,6 +59,16 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return EXIT_OK
+
+
+def _one_thread_for_products() -> None:
+    """Let matrix products use one thread unless the user said otherwise: here they are small, and idle threads spin."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    if not any(name in os.environ for name in names):
+        from threadpoolctl import threadpool_limits
+
+        os.environ.update(dict.fromkeys(names, "1"))  # for what is loaded later
+        threadpool_limits(1)
 
 
 def _complain(message: str, code: int) -> int:

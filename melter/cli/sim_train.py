@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -16,31 +17,31 @@ from melter.errors import BadInput
 if TYPE_CHECKING:
     from melter.policy.request import Progress, TrainRequest, TrainResult
 
-ALGORITHMS = ("ppo",)
-
 
 @dataclass(frozen=True, kw_only=True)
 class SimTrain(Common):
     """Train a policy in simulation, into a run folder. Without options: the best policy for this machine in under 4 minutes."""
 
     algo: str = "ppo"
-    """Algorithm: ppo."""
+    """Algorithm: ppo, a2c, trpo, sac, td3, ddpg, tqc or crossq."""
     preset: str = "default"
-    """Named settings from melter/policy/presets.toml: default, smoke, scratch, long."""
+    """Named settings of the algorithm from melter/policy/presets.toml: all have default and smoke; ppo also scratch and stock."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """KEY=VALUE over the preset, such as learning_rate=5e-4; may be given more than once."""
     steps: int | None = None
     """Control steps to train for, all simulations together; without --minutes, time does not stop it."""
     minutes: float | None = None
     """Wall time to train for (min). Default 3.3 when neither --steps nor --minutes is given."""
+    target_mm: float | None = None
+    """Stop early when the RMS error outdoors is at most this (mm)."""
     envs: int | None = None
     """Simulations stepped together. Default: the preset's."""
     threads: int | None = None
-    """Native threads for the simulations. Default: all cores but one."""
+    """Native threads for simulations and learner. Default: all cores but one."""
     nice: int = 5
     """Priority the process gives up (0 to 19), so that the laptop stays usable."""
     out: str | None = None
-    """Run folder. Default: the next free runs/ppo-MACHINE-NNN."""
+    """Run folder. Default: the next free runs/ALGO-MACHINE-NNN."""
     resume: str | None = None
     """Run folder to go on with, as if never stopped; --minutes or --steps then give the new total."""
 
@@ -48,25 +49,14 @@ class SimTrain(Common):
 def run(argv: list[str]) -> int:
     """Train; return the exit code."""
     options = parse(SimTrain, argv, "sim-train")
-    if options.algo not in ALGORITHMS:
-        raise BadInput(f"--algo {options.algo}: must be one of {', '.join(ALGORITHMS)}")
     require_in("--nice", options.nice, 0, 19)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-    if options.resume is not None and options.out is not None:
-        raise BadInput(f"--out {options.out}: does not go with --resume, which goes on in its own folder")
+    resume = options.resume is not None
+    request, folder = _resumed(options, argv) if resume else _new(options)
+    os.nice(options.nice)
     from melter.policy import train as training
 
-    resume = options.resume is not None
-    if resume:
-        request, folder = training.resumable(str(options.resume), options.minutes, options.steps)
-    else:
-        request = _request(options)
-        folder = training.start_folder(options.out, request.machine)
-    os.nice(options.nice)
-    say(
-        f"training for {request.machine.name} into {folder}: {request.ppo.envs} simulations on {request.threads} threads"
-    )
+    name, envs = request.settings.algo, request.settings.envs
+    say(f"training {name} for {request.machine.name} into {folder}: {envs} simulations on {request.threads} threads")
     show = _Show()
     try:
         result = training.train(request, folder, show, say, resume=resume)
@@ -74,25 +64,52 @@ def run(argv: list[str]) -> int:
         show.close()
         say(f"stopped; go on with: melter sim-train --resume {folder}")
         raise
-    show.close()
+    finally:
+        show.close()
     emit(_table(result), options.json, _text(result))
     return 0
 
 
-def _request(options: SimTrain) -> TrainRequest:
+def _new(options: SimTrain) -> tuple[TrainRequest, Path]:
+    """What is asked for, and a folder for it, made only when all of it is in order."""
     from melter.policy import request as training
-    from melter.policy.config import ppo_config
+    from melter.policy.config import algo_config
 
     overrides = options.set + ((f"envs={options.envs}",) if options.envs is not None else ())
-    minutes = 3.3 if options.minutes is None and options.steps is None else options.minutes
-    return training.TrainRequest(
+    settings = algo_config(options.algo, options.preset, overrides)
+    neither = options.minutes is None and options.steps is None
+    request = training.TrainRequest(
         machine=training.load_request_machine(options.machine),
-        ppo=ppo_config(options.preset, overrides),
-        minutes=minutes,
+        settings=settings,
+        minutes=3.3 if neither else options.minutes,
         steps=options.steps,
         seed=options.seed,
         threads=training.default_threads() if options.threads is None else options.threads,
+        target_mm=options.target_mm,
     )
+    if settings.needs_contrib:
+        from melter.policy.learners import require_installed
+
+        require_installed(options.algo)
+    return request, training.start_folder(options.out, request.machine, options.algo)
+
+
+RESUME_KEEPS = ("--algo", "--preset", "--set", "--envs", "--seed", "--out", "--target-mm")
+"""What a run folder has settled."""
+
+
+def _resumed(options: SimTrain, argv: list[str]) -> tuple[TrainRequest, Path]:
+    """The request of the run folder, with a new budget and thread count where they are given."""
+    from melter.machine import load_machine
+    from melter.policy import request as training
+
+    given = [word.partition("=")[0].replace("_", "-") for word in argv]
+    settled = [name for name in RESUME_KEEPS if name in given]
+    if settled:
+        raise BadInput(f"{settled[0]}: does not go with --resume, which goes on with its run's own")
+    machine = load_machine(options.machine) if "--machine" in given else None
+    request, folder = training.resumable(str(options.resume), options.minutes, options.steps, machine)
+    return (request if options.threads is None else replace(request, threads=options.threads)), folder
 
 
 def _table(result: TrainResult) -> dict[str, Any]:

@@ -56,8 +56,6 @@ def run(argv: list[str]) -> int:
     """Search; return the exit code."""
     options = parse(Tune, argv, "tune")
     _check(options)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
     from melter.policy import search as searching
     from melter.policy import tune as tuning
 

@@ -85,7 +85,15 @@ class ActorCritic:
         return -0.5 * np.einsum("ij,ij->i", z, z) - (self.log_std.sum() + len(self.log_std) * _LOG_ROOT_2_PI)
 
     def gradient(
-        self, piece: Piece, total: int, clip: float, vf_coef: float, ent_coef: float, *, actor: bool = True, slot: int = 0
+        self,
+        piece: Piece,
+        total: int,
+        clip: float,
+        vf_coef: float,
+        ent_coef: float,
+        *,
+        actor: bool = True,
+        slot: int = 0,
     ) -> Gradient:
         """Return PPO's loss gradient of ``piece``, a part of a minibatch of ``total`` rows.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Callable
@@ -11,25 +10,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter
 
 from melter.env.sb3 import SandMelterVecEnv
-from melter.errors import ModelFileError
-from melter.observation import ObservationBuilder
+from melter.machine import WINCH_COUNT
+from melter.policy.checkpoint import load_checkpoint, save_checkpoint, save_model
 from melter.policy.evaluate import evaluate
-from melter.policy.files import replacing
 from melter.policy.request import CHECKPOINT, Progress, TrainRequest
-from melter.safety.bundle import load_policy, manifest_for, save_bundle
 
 CHECKPOINT_S = 20.0
 """Time between checkpoints; at most this much is lost."""
+CHECKPOINT_COST = 0.05
+"""Largest share of the time that is spent on writing them."""
 CONTESTS = 8
 """How often in a run the policy is compared with the best one so far."""
 CONTEST_EPISODES = 64
 CONTEST_FIRST = 100_000
 """Episodes of the outdoor suite that choose the best policy; others than those that are reported."""
+TERMINATED_MM = 10.0
+"""What a terminated episode adds to a policy's score, shared out over all episodes."""
+REPORT_STEPS = 8192
+"""Control steps between reports."""
+ALTERED_M_S = 1e-4
+"""A command further than this from what was asked for was altered by the safety layer; counts are rounded to less."""
 
 
 class BudgetSpent(Exception):
@@ -49,21 +52,20 @@ class Keeper(BaseCallback):
         super().__init__()
         self.request, self.folder, self.on_progress, self.on_remark = request, folder, on_progress, on_remark
         self.seconds = 0.0
-        self._since = time.monotonic()
-        self._saved = -math.inf
-        self._errors: list[Any] = []
-        self._terms: dict[str, float] = {}
-        self._ticks = 0
-        self._pace = (time.monotonic(), 0)
-        self._contest = 0
+        self.contest = 1
+        """Number of the next contest; they are spread evenly over the budget."""
         self.best: tuple[float, dict[str, torch.Tensor]] | None = None
         """Score and weights of the best policy so far."""
+        self._since = time.monotonic()
+        self._saved, self._cost_s = -math.inf, 0.0
+        self._figures = Figures()
+        self._pace = (time.monotonic(), 0)
 
-    def share(self, model: PPO) -> float:
+    def share(self) -> float:
         """Share of the budget that is used up."""
         self._clock()
         steps, minutes = self.request.steps, self.request.minutes
-        by_steps = model.num_timesteps / steps if steps else 0.0
+        by_steps = self.model.num_timesteps / steps if steps else 0.0
         return max(by_steps, self.seconds / (60 * minutes) if minutes else 0.0)
 
     def _clock(self) -> None:
@@ -72,37 +74,37 @@ class Keeper(BaseCallback):
         self._since = now
 
     def _on_training_start(self) -> None:
-        model = self.model
-        model.share = lambda: self.share(model)  # type: ignore[attr-defined,arg-type]
-        self._pace = (time.monotonic(), model.num_timesteps)
+        self._pace = (time.monotonic(), self.model.num_timesteps)
 
     def _on_rollout_start(self) -> None:
-        share = self.share(self.model)  # type: ignore[arg-type]
-        if share * CONTESTS >= self._contest:
-            self.compete(self.model)  # type: ignore[arg-type]
-        if share >= 1:
+        if self._figures.steps >= REPORT_STEPS:
+            self._report()
+        share = self.share()
+        if share * CONTESTS >= self.contest:
+            self.compete()
+        if share >= 1 or self._met():
             raise BudgetSpent
-        if time.monotonic() - self._saved > CHECKPOINT_S:
-            self.save(self.model, self.training_env)  # type: ignore[arg-type]
-        ppo = self.request.ppo
-        only_critic = self.model._n_updates < ppo.critic_updates * ppo.n_epochs  # pyright: ignore[reportPrivateUsage]
-        for parameter in _actor(self.model.policy):
-            parameter.requires_grad_(not only_critic)
-        self._errors, self._terms, self._ticks = [], {}, 0
+        if time.monotonic() - self._saved > max(CHECKPOINT_S, self._cost_s / CHECKPOINT_COST):
+            self.save()
 
-    def compete(self, model: PPO) -> None:
-        """Keep the weights if they are the best so far: by outdoor error, a terminated episode counting as 10 mm."""
-        self._contest = int(self.share(model) * CONTESTS) + 1
-        request = self.request
+    def _met(self) -> bool:
+        """Whether the error aimed at is reached."""
+        target_mm = self.request.target_mm
+        return target_mm is not None and self.best is not None and self.best[0] <= target_mm
+
+    def compete(self) -> None:
+        """Keep the weights if they are the best so far, by outdoor error."""
+        self.contest = int(self.share() * CONTESTS) + 1
+        request, model = self.request, self.model
         found = evaluate(
-            lambda observation: model.predict(observation, deterministic=True)[0],
+            lambda observation: model.predict(observation, deterministic=True)[0],  # type: ignore[arg-type,return-value]
             request.machine,
             "outdoor",
             CONTEST_EPISODES,
             first=CONTEST_FIRST,
             threads=request.threads,
         )
-        score = found.rms_mm + 10.0 * found.terminated
+        score = found.rms_mm + TERMINATED_MM * found.terminated / found.episodes
         self.logger.record("eval/outdoor_rms_mm", found.rms_mm)
         self.logger.record("eval/outdoor_p95_mm", found.p95_mm)
         self.logger.record("eval/outdoor_terminated", found.terminated)
@@ -112,136 +114,94 @@ class Keeper(BaseCallback):
         self.on_remark(f"validation: {found.text()}{'; the best so far' if better else ''}")
 
     def _on_step(self) -> bool:
-        truth = self.training_env.truth  # type: ignore[attr-defined]
-        self._errors.append(truth["spot_error_m"])
-        for name, value in truth.items():
-            if name.startswith("reward_"):
-                self._terms[name] = self._terms.get(name, 0.0) + float(value.mean())
-        self._ticks += 1
+        self._figures.add(self.training_env)  # type: ignore[arg-type]
         return True
 
-    def _on_rollout_end(self) -> None:
-        error_mm = float(np.median(np.concatenate(self._errors))) * 1e3
-        reward = sum(self._terms.values()) / self._ticks
+    def _report(self) -> None:
+        """Tell what was seen since the last report."""
         now, (before, steps) = time.monotonic(), self._pace
         rate = (self.num_timesteps - steps) / max(now - before, 1e-9)
         self._pace = (now, self.num_timesteps)
-        for name, value in self._terms.items():
-            self.logger.record(f"reward/{name.removeprefix('reward_')}", value / self._ticks)
-        self.logger.record("error/median_mm", error_mm)
-        self.logger.record("time/steps_per_s", rate)
-        self.logger.record("time/seconds", self.seconds)
-        share = min(self.share(self.model), 1.0)  # type: ignore[arg-type]
+        told = self._figures.told() | {"time/steps_per_s": rate, "time/seconds": self.seconds}
+        self._figures = Figures()
+        for name, value in told.items():
+            self.logger.record(name, value)
+        self.logger.dump(self.num_timesteps)
+        share, reward, error_mm = min(self.share(), 1.0), told["reward/total"], told["error/median_mm"]
         self.on_progress(Progress(share, self.num_timesteps, self.seconds, rate, reward, error_mm))
 
-    def save(self, model: PPO, env: SandMelterVecEnv) -> None:
-        """Write the checkpoint that a resume goes on from."""
+    def finish(self) -> None:
+        """Report and save at the end of the budget."""
+        if self._figures.steps:
+            self._report()
+        self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint that a resume goes on from, and the best policy so far."""
         self._clock()
-        place = self.folder / "checkpoints"
-        place.mkdir(exist_ok=True)
-        legacy: Any = np.random.get_state()  # noqa: NPY002 (stable-baselines3 shuffles with it)
-        kind, key, position, has_gauss, gauss = legacy
-        torch_state = {
-            "policy": model.policy.state_dict(),
-            "optimizer": model.policy.optimizer.state_dict(),
-            "torch_rng": torch.get_rng_state(),
-            "numpy_rng": {
-                "kind": kind,
-                "key": torch.from_numpy(key.astype(np.int64)),
-                "place": [position, has_gauss, gauss],
-            },
-            "env": {name: torch.from_numpy(_signed(array)) for name, array in env.env.state().items()},
-            "starts": torch.from_numpy(np.asarray(model._last_episode_starts)),  # pyright: ignore[reportPrivateUsage]
-            "returns": torch.from_numpy(env.running()),
-            "counts": {
-                "steps": model.num_timesteps,
-                "updates": model._n_updates,  # pyright: ignore[reportPrivateUsage]
-                "seconds": self.seconds,
-                "contest": self._contest,
-            },
-        }
-        if self.best is not None:
-            torch_state |= {"best_score": self.best[0], "best": self.best[1]}
-        with replacing(place / "latest.pt") as beside:
-            torch.save(torch_state, beside)
-        self.save_best(model)
+        begun = time.monotonic()
+        counts = {"seconds": self.seconds, "contest": self.contest}
+        save_checkpoint(self.folder / CHECKPOINT, self.model, self._env, counts, self.best)
+        self.save_best()
         self._saved = time.monotonic()
+        self._cost_s = self._saved - begun
 
-    def save_best(self, model: PPO) -> None:
-        """Write the best policy so far as the run's model, leaving ``model`` as it is."""
-        running = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    def save_best(self) -> None:
+        """Write the best policy so far as the run's model, leaving the learner as it is."""
+        policy = self.model.policy
+        running = {name: value.clone() for name, value in policy.state_dict().items()}
         if self.best is not None:
-            model.policy.load_state_dict(self.best[1])
-        _save(model, self.request, self.folder)
-        model.policy.load_state_dict(running)
+            policy.load_state_dict(self.best[1])
+        save_model(self.model, self.request, self.folder)
+        policy.load_state_dict(running)
 
-    def load(self, model: PPO, env: SandMelterVecEnv) -> None:
+    def load(self) -> None:
         """Go on from the checkpoint; raise ModelFileError where it is damaged."""
-        path = self.folder / CHECKPOINT
-        try:
-            kept = torch.load(path, weights_only=True)
-            model.policy.load_state_dict(kept["policy"])
-            model.policy.optimizer.load_state_dict(kept["optimizer"])
-            env_state = {name: value.numpy() for name, value in kept["env"].items()}
-            env_state["keys"] = env_state["keys"].view(np.uint64)
-            model._last_obs = env.env.restore(env_state)  # pyright: ignore[reportPrivateUsage]
-            model._last_episode_starts = kept["starts"].numpy()  # pyright: ignore[reportPrivateUsage]
-            env.go_on(kept["returns"].numpy())
-            counts, rng = kept["counts"], kept["numpy_rng"]
-            self.best = (kept["best_score"], kept["best"]) if "best" in kept else None
-            self._contest = counts["contest"]
-        except Exception as error:
-            raise ModelFileError(f"{path}: not a checkpoint of this version ({type(error).__name__})") from None
-        model.num_timesteps, model._n_updates, self.seconds = counts["steps"], counts["updates"], counts["seconds"]  # pyright: ignore[reportPrivateUsage]
-        torch.set_rng_state(kept["torch_rng"])
-        position, has_gauss, gauss = rng["place"]
-        np.random.set_state((rng["kind"], rng["key"].numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+        counts, self.best = load_checkpoint(self.folder / CHECKPOINT, self.model, self._env)
+        self.seconds, self.contest = counts["seconds"], counts["contest"]
+        self._since = time.monotonic()
+
+    @property
+    def _env(self) -> SandMelterVecEnv:
+        return self.model.env  # type: ignore[return-value]
 
 
-def _actor(policy: Any) -> list[torch.nn.Parameter]:
-    """The parameters that decide on actions."""
-    return [*policy.mlp_extractor.policy_net.parameters(), *policy.action_net.parameters(), policy.log_std]
+class Figures:
+    """What people watch, gathered over some steps of all simulations."""
 
+    def __init__(self) -> None:
+        self.steps = 0
+        self._ticks = 0
+        self._errors: list[Any] = []
+        self._terms: dict[str, float] = {}
+        self._low_n, self._high_n, self._altered = math.inf, -math.inf, 0.0
 
-class CsvLog(KVWriter):
-    """One row per update, columns as they come up; goes on with the file of a resumed run."""
+    def add(self, env: SandMelterVecEnv) -> None:
+        """Take in one step."""
+        truth, batch = env.truth, env.env.batch
+        self.steps += env.num_envs
+        self._ticks += 1
+        self._errors.append(np.asarray(truth["spot_error_m"]))
+        for name, value in truth.items():
+            if name.startswith("reward_"):
+                self._terms[name] = self._terms.get(name, 0.0) + float(value.mean())
+        self._low_n = min(self._low_n, float(truth["tensions_n"].min()))
+        self._high_n = max(self._high_n, float(truth["tensions_n"].max()))
+        going = truth["ending"] == 0
+        if going.any():
+            asked = np.clip(env.asked[going], -1, 1) * batch.machine.limits.speed_normal_m_s
+            off = np.abs(batch.commands_m_s[going, 0] - asked).reshape(-1, WINCH_COUNT).max(axis=1)
+            self._altered += float((off > ALTERED_M_S).mean())
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._rows: list[dict[str, str]] = []
-        if path.is_file():
-            with path.open(encoding="utf-8", newline="") as file:
-                self._rows = list(csv.DictReader(file))
-        self._names = list(self._rows[0]) if self._rows else []
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:  # noqa: ARG002
-        row = {"steps": str(step), **{name: str(value) for name, value in key_values.items()}}
-        self._rows.append(row)
-        if set(row) <= set(self._names):
-            with self._path.open("a", encoding="utf-8", newline="") as file:
-                csv.DictWriter(file, self._names).writerow(row)
-            return
-        self._names = ["steps", *sorted((set(self._names) | set(row)) - {"steps"})]
-        with replacing(self._path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, self._names)
-            writer.writeheader()
-            writer.writerows(self._rows)
-
-    def close(self) -> None:
-        """Nothing is kept open."""
-
-
-def _signed(array: Any) -> Any:
-    """Keys as the same bits in a type that torch can save."""
-    return array.view(np.int64) if array.dtype == np.uint64 else array
-
-
-def _save(model: PPO, request: TrainRequest, folder: Path) -> Path:
-    """Write ``model.zip``, then the bundle that melter itself loads."""
-    path = folder / "model.zip"
-    with replacing(path) as beside:
-        model.save(beside)
-    net = load_policy(path).net
-    builder = ObservationBuilder(request.machine)
-    save_bundle(folder, net, manifest_for(net, request.machine, builder.table, builder.sha256, "ppo"))
-    return path
+    def told(self) -> dict[str, float]:
+        """Return the figures by name."""
+        errors_mm = np.concatenate(self._errors) * 1e3
+        terms = {name.removeprefix("reward_"): value / self._ticks for name, value in self._terms.items()}
+        return {f"reward/{name}": value for name, value in terms.items()} | {
+            "reward/total": sum(terms.values()),
+            "error/median_mm": float(np.median(errors_mm)),
+            "error/p95_mm": float(np.percentile(errors_mm, 95)),
+            "tension/lowest_n": self._low_n,
+            "tension/highest_n": self._high_n,
+            "gate/altered_share": self._altered / self._ticks,
+        }

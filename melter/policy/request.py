@@ -12,7 +12,7 @@ from typing import Any
 from melter.errors import BadInput
 from melter.machine import Machine, load_machine, machine_from_table
 from melter.observation import ObservationBuilder
-from melter.policy.config import PpoConfig, config_from_table
+from melter.policy.config import Config, config_from_table
 from melter.policy.evaluate import Evaluation
 from melter.policy.files import new_run_folder
 
@@ -25,7 +25,8 @@ class TrainRequest:
     """One training, resolved: everything needed to do it again."""
 
     machine: Machine
-    ppo: PpoConfig
+    settings: Config
+    """Of the algorithm, which they name."""
     minutes: float | None = 3.3
     """Wall time for training; None: no limit."""
     steps: int | None = None
@@ -34,6 +35,8 @@ class TrainRequest:
     threads: int = 1
     """Native threads for the simulations."""
     scenario: str = "train"
+    target_mm: float | None = None
+    """Outdoor RMS error at which training stops early; None: it goes on to the end of its budget."""
 
     def __post_init__(self) -> None:
         if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
@@ -44,19 +47,22 @@ class TrainRequest:
             raise BadInput("--minutes, --steps: at least one must be given")
         if not 1 <= self.threads <= 1024:
             raise BadInput(f"--threads {self.threads}: must lie between 1 and 1024")
+        if self.target_mm is not None and not (math.isfinite(self.target_mm) and self.target_mm > 0):
+            raise BadInput(f"--target-mm {self.target_mm}: must be above 0")
         if not 0 <= self.seed < 2**31 - 1_000_000:
             raise BadInput(f"--seed {self.seed}: must lie between 0 and {2**31 - 1_000_001}")
 
     def table(self) -> dict[str, Any]:
         """The request as plain values, for ``config.json``."""
         return {
-            "algorithm": "ppo",
-            "ppo": self.ppo.table(),
+            "algorithm": self.settings.algo,
+            "settings": self.settings.table(),
             "minutes": self.minutes,
             "steps": self.steps,
             "seed": self.seed,
             "threads": self.threads,
             "scenario": self.scenario,
+            "target_mm": self.target_mm,
             "machine": self.machine.model_dump(),
             "machine_sha256": self.machine.sha256,
         }
@@ -88,27 +94,36 @@ class TrainResult:
     evaluations: tuple[Evaluation, ...]
 
 
-def resumable(folder: str, minutes: float | None, steps: int | None) -> tuple[TrainRequest, Path]:
+def resumable(
+    folder: str, minutes: float | None, steps: int | None, machine: Machine | None = None
+) -> tuple[TrainRequest, Path]:
     """Return the request of a run folder, with a new budget where one is given; raise BadInput where there is none.
 
-    A run that was stopped before its first checkpoint begins again.
+    ``machine``: the one that the caller means; a run of another machine file is refused. A run that was stopped before its
+    first checkpoint begins again.
     """
     place = Path(folder)
     try:
         table = json.loads((place / "config.json").read_text(encoding="utf-8"))
         request = TrainRequest(
             machine=machine_from_table(table["machine"], f"{place}/config.json"),
-            ppo=config_from_table(table["ppo"]),
+            settings=config_from_table(table["algorithm"], table["settings"]),
             minutes=table["minutes"] if minutes is None and steps is None else minutes,
             steps=table["steps"] if minutes is None and steps is None else steps,
             seed=table["seed"],
             threads=table["threads"],
             scenario=table["scenario"],
+            target_mm=table["target_mm"],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"--resume {folder}: not a run folder of melter sim-train ({type(error).__name__}: {error})"
         ) from None
+    if machine is not None and machine.sha256 != request.machine.sha256:
+        raise BadInput(
+            f"--resume {folder}: is a run of another machine file ({request.machine.name}, {request.machine.sha256[:12]}…) "
+            f"than --machine {machine.name} ({machine.sha256[:12]}…)"
+        )
     return request, place
 
 
@@ -127,6 +142,6 @@ def load_request_machine(name: str) -> Machine:
     return machine
 
 
-def start_folder(out: str | None, machine: Machine) -> Path:
+def start_folder(out: str | None, machine: Machine, algo: str = "ppo") -> Path:
     """Create the folder of a new run."""
-    return new_run_folder(out, f"ppo-{machine.name}")
+    return new_run_folder(out, f"{algo}-{machine.name}")

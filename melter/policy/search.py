@@ -11,7 +11,7 @@ from typing import Any
 from melter.errors import BadInput
 from melter.machine import Machine, machine_from_table
 from melter.policy.compare import Ratio
-from melter.policy.config import ppo_config
+from melter.policy.config import algo_config
 from melter.policy.files import new_run_folder, write_json
 from melter.policy.space import Range, widened
 
@@ -67,7 +67,7 @@ def search_for(
     machine: Machine, algo: str, preset: str, overrides: tuple[str, ...], ranges: tuple[Range, ...], **more: Any
 ) -> Search:
     """Return a search whose ranges hold the preset's own values, so that it can start from them. Raises BadInput."""
-    config = ppo_config(preset, overrides)
+    config = algo_config(algo, preset, overrides)
     wide = tuple(widened(one, getattr(config, one.name)) for one in ranges if hasattr(config, one.name))
     if not wide:
         raise BadInput(f"tune: nothing to search among the settings of {algo}")

@@ -17,7 +17,7 @@ from typing import Any
 from melter.env.scenario import SUITES
 from melter.errors import BadInput
 from melter.policy.compare import Contender, Match, Ratio, comparison
-from melter.policy.config import ppo_config
+from melter.policy.config import algo_config
 from melter.policy.evaluate import Act, evaluate
 from melter.policy.files import replacing
 from melter.policy.load import load_for
@@ -117,7 +117,7 @@ def _score(trial: Any, search: Search, place: Path, on_progress: Callable[[Progr
     values = tuple(f"{one.name}={one.suggested(trial)}" for one in search.ranges)
     request = TrainRequest(
         machine=search.machine,
-        ppo=ppo_config(search.preset, search.overrides + values),
+        settings=algo_config(search.algo, search.preset, search.overrides + values),
         minutes=None if search.trial_steps else search.trial_minutes,
         steps=search.trial_steps,
         seed=search.seed,

@@ -97,7 +97,7 @@ def test_ctrl_c_keeps_a_run_that_resumes(tmp_path: Path) -> None:
     assert f"--resume {out}" in stderr
     assert load_policy(out).net.sizes[-1] == 8
     request, folder = training.resumable(str(out), None, 1)
-    assert request.ppo.envs == 8
+    assert request.settings.envs == 8
     result = None
     with pytest.MonkeyPatch.context() as patch:
         for name in ("CONTEST_EPISODES", "EVAL_EPISODES"):

@@ -39,13 +39,13 @@ def trained(hand_made: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def train(request: Any, folder: Path, on_progress: Any) -> None:
         requests.append(request)
         for share in (0.1, 0.3, 0.5, 0.7, 1.0):
-            on_progress(Progress(share, 1, 1.0, 1.0, 0.0, 1 + 10 * abs(request.ppo.gamma - 0.9)))
+            on_progress(Progress(share, 1, 1.0, 1.0, 0.0, 1 + 10 * abs(request.settings.gamma - 0.9)))
         hand_made(folder)
 
     monkeypatch.setattr("melter.policy.train.train", train)
     monkeypatch.setattr(tuning, "CHECK_EPISODES", 2)
     monkeypatch.setattr(
-        tuning, "score_of", lambda *_: abs(requests[-1].ppo.gamma - 0.9) + 0.05 * (requests[-1].ppo.n_steps == 16)
+        tuning, "score_of", lambda *_: abs(requests[-1].settings.gamma - 0.9) + 0.05 * (requests[-1].settings.n_steps == 16)
     )
     return requests
 
@@ -64,15 +64,15 @@ def test_the_preset_comes_first_and_the_best_is_written(search: Any, trained: li
     with pytest.raises(KeyboardInterrupt):
         tuning.tune(search, folder, 60, stop_after(14, standings))
     smoke = ppo_config("smoke", ("envs=64",))
-    assert (trained[0].ppo.gamma, trained[0].ppo.n_steps) == (smoke.gamma, smoke.n_steps)
-    assert all(request.ppo.envs == 64 for request in trained)
+    assert (trained[0].settings.gamma, trained[0].settings.n_steps) == (smoke.gamma, smoke.n_steps)
+    assert all(request.settings.envs == 64 for request in trained)
     found = tuning.found(search, folder)
     assert found.trials == found.complete == 14
     scores = [standing.score_mm for standing in standings]
     assert found.best_score_mm == min(scores)
     assert standings[-1].best_mm == min(scores)
     assert found.preset_score_mm == scores[0]
-    best = trained[found.best_trial].ppo
+    best = trained[found.best_trial].settings
     assert found.settings == {"gamma": best.gamma, "n_steps": best.n_steps}
     section = tomllib.loads((folder / "best.toml").read_text())["ppo"]["tuned"]
     words = tuple(f"{key}={value}" for key, value in section.items())
@@ -97,7 +97,7 @@ def test_a_resumed_search_goes_on_and_repeats_what_was_cut_short(
     with pytest.raises(KeyboardInterrupt):
         tuning.tune(again, folder, 60, stop_after(1, []))
     assert len(trained) == 4
-    assert trained[-1].ppo.gamma == pytest.approx(killed.params["gamma"])
+    assert trained[-1].settings.gamma == pytest.approx(killed.params["gamma"])
     assert tuning.found(search, folder).trials == 4
 
 
@@ -122,8 +122,8 @@ def test_the_hopeless_are_given_up(corner8: Machine, trained: list[Any], tmp_pat
     standings: list[Any] = []
     with pytest.raises(KeyboardInterrupt):
         tuning.tune(search, folder, 60, stop_after(16, standings))
-    pruned = [trained[s.trial].ppo.gamma for s in standings if s.state == "pruned"]
-    whole = [trained[s.trial].ppo.gamma for s in standings if s.state == "complete"]
+    pruned = [trained[s.trial].settings.gamma for s in standings if s.state == "pruned"]
+    whole = [trained[s.trial].settings.gamma for s in standings if s.state == "complete"]
     assert len(pruned) >= 2
     assert min(abs(gamma - 0.9) for gamma in pruned) > min(abs(gamma - 0.9) for gamma in whole)
     assert all(s.score_mm is None for s in standings if s.state == "pruned")
