@@ -11,12 +11,14 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from melter.cli.common import Common, emit, parse, say
+from melter.cli.common import Common, emit, parse, require_in, say
 from melter.errors import BadInput, ModelFileError
 from melter.machine import Machine, load_machine
 from melter.safety.bundle import LoadedPolicy, write_beside
 from melter.safety.check import Visited, check
 from melter.safety.claims import Claim, Report, certify, read_counterexample
+from melter.safety.drill import COOL_ABOVE_S, COOL_WITHIN_S, DarkDrill
+from melter.safety.limiter import TickLimits
 
 _EPISODES, _SECONDS = 64, 10.0
 
@@ -34,6 +36,8 @@ class Options(Common):
     """Write a self-contained HTML page with plots to this file."""
     quick: bool = False
     """Search less (at most about 10 s)."""
+    faults: int | None = None
+    """Machines of the randomised simulator that go dark with a fault each (4 to 100000). Default: 240, with --quick 12."""
     replay: str = ""
     """Put the observations of a counterexample file to the model again; exit 1 if it still answers so."""
 
@@ -47,17 +51,21 @@ def run(argv: list[str]) -> int:
         return _replay(policy, options)
     if options.report and not Path(options.report).absolute().parent.is_dir():
         raise BadInput(f"--report {options.report}: its folder does not exist")
+    if options.faults is not None:
+        require_in("--faults", options.faults, 4, 100_000)
     from melter.observation import ObservationBuilder
 
     say("simulating the policy")
     visited = _visit(policy, machine, options)
     high = ObservationBuilder(machine).high.astype(float)
+    dark = _dark(policy, machine, options)
     report = check(
         policy,
         machine,
         high,
         rng=np.random.default_rng(options.seed),
         visited=visited,
+        dark=dark,
         quick=options.quick,
         progress=say,
     )
@@ -88,9 +96,20 @@ def _replay(policy: LoadedPolicy, options: Options) -> int:
     return 1 if same else 0
 
 
+def _dark(policy: LoadedPolicy, machine: Machine, options: Options) -> DarkDrill:
+    """Strike machines of the randomised simulator with faults while the policy drives them, and go dark."""
+    from melter.policy.dark import dark_drill
+
+    count = options.faults if options.faults is not None else (12 if options.quick else 240)
+    say(f"going dark in the randomised simulator: {count} machines, one fault each")
+    rng = np.random.default_rng(options.seed)
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return dark_drill(machine, policy.net.act, count, rng, threads=min(threads, 2))
+
+
 def _visit(policy: LoadedPolicy, machine: Machine, options: Options) -> Visited:
     """Let the policy drive the nominal machine, and keep what it saw."""
-    from melter.env.batch import SandMelterBatch
+    from melter.env.batch import ENDINGS, SandMelterBatch
     from melter.env.scenario import scenario_named
     from melter.geometry.pose import sun_direction_world
     from melter.safety.beam import KeepIn
@@ -103,9 +122,9 @@ def _visit(policy: LoadedPolicy, machine: Machine, options: Options) -> Visited:
     ticks = min(batch.horizon - 1, round(_SECONDS * machine.control.rate_hz))
     seen, lengths, speeds = [], [], []
     running, outside = np.ones(count, dtype=bool), np.zeros(count, dtype=bool)
-    first: Any = None
+    first, first_ended, ended = None, None, dict[str, int]()
     low, high, steepest = np.inf, -np.inf, (np.zeros((2, policy.net.sizes[0]), dtype=np.float32), 0.0)
-    changed, total = {"acceleration": 0, "other": 0}, 0
+    changed, total = {"power": 0, "acceleration": 0, "total power": 0, "length": 0}, 0
     before = action_before = None
     for tick in range(ticks):
         observation = batch.observe()
@@ -124,15 +143,19 @@ def _visit(policy: LoadedPolicy, machine: Machine, options: Options) -> Visited:
         before, action_before = observation.copy(), action
         _, state = batch.step(np.where(running[:, None], action, 0.0))
         different = (np.abs(wanted - batch.command_um) > 1) & running[:, None]
-        by_rate = different & (np.abs(wanted - previous) > limits.acceleration_um)
-        changed["acceleration"] += int(by_rate.sum())
-        changed["other"] += int((different & ~by_rate).sum())
+        for name, number in _stages(different, wanted, previous, limits).items():
+            changed[name] += number
         total += int(running.sum()) * 8
         left = running & np.array([not keep_in.contains(spot) for spot in state.spot_world_m])
         if left.any() and first is None:
             first = observation[left][:1].copy()
         outside |= left
         low, high = min(low, float(state.tensions_n[running].min())), max(high, float(state.tensions_n[running].max()))
+        over = running & (state.ending > 1)
+        for name in np.array(ENDINGS)[state.ending[over]].tolist():
+            ended[name] = ended.get(name, 0) + 1
+        if over.any() and first_ended is None:
+            first_ended = observation[over][:1].copy()
         running &= (state.ending == 0) & ~left
         if not running.any():
             break
@@ -147,8 +170,34 @@ def _visit(policy: LoadedPolicy, machine: Machine, options: Options) -> Visited:
         outside=int(outside.sum()),
         first_outside=first,
         tension_n=(low, high),
-        interventions={name: number / max(total, 1) for name, number in changed.items()},
+        ended=ended,
+        first_ended=first_ended,
+        interventions={name: number / max(total, 1) for name, number in changed.items()}
+        | {"beam": _beam(machine, held[:200], sun)},
     )
+
+
+def _stages(different: Any, wanted: Any, previous: Any, limits: TickLimits) -> dict[str, int]:
+    """How many of the winch commands in ``different`` each stage changed: the first that explains it."""
+    pull = limits.tension_max_n
+    power = different & (np.abs(wanted) * pull > limits.power_n_um)
+    rate = different & ~power & (np.abs(wanted - previous) > limits.acceleration_um)
+    total = (np.abs(wanted).sum(axis=1, keepdims=True) * pull > limits.power_total_n_um) & different & ~power & ~rate
+    length = different & ~power & ~rate & ~total
+    named = {"power": power, "acceleration": rate, "total power": total, "length": length}
+    return {name: int(where.sum()) for name, where in named.items()}
+
+
+def _beam(machine: Machine, lengths_m: Any, sun: Any) -> float:
+    """Share of (n, 8) cable lengths in which the beam is not what it may be, by the cable lengths alone."""
+    from melter.safety.beam import Beam, KeepIn
+
+    beam, wrong = Beam(machine, KeepIn(machine)), 0
+    beam.point_at(sun)
+    for row in lengths_m:
+        beam.forget()
+        wrong += beam.look(row, 0.0) is not None or beam.stop_outside(row.tolist(), [0] * len(row)) is not None
+    return wrong / max(len(lengths_m), 1)
 
 
 def _write_files(report: Report, policy: LoadedPolicy, options: Options) -> dict[str, Any]:
@@ -202,10 +251,34 @@ def _table(report: Report, files: dict[str, Any]) -> dict[str, Any]:
         "machine": report.machine,
         "proof": asdict(report.proof),
         "interventions": report.interventions,
+        "dark": None if report.dark is None else _dark_table(report.dark),
         "certificate": files["certificate"],
         "report": files["report"],
         "seconds": report.seconds,
     }
+
+
+def _dark_table(dark: DarkDrill) -> list[dict[str, Any]]:
+    """One row per fault: how many, how long they took, how many left the bed."""
+    rows: list[dict[str, Any]] = []
+    for fault in sorted(set(dark.fault.tolist())):
+        here = (dark.fault == fault) & dark.held
+        if not here.any():
+            continue
+        rows.append(
+            {
+                "fault": fault,
+                "machines": int(here.sum()),
+                "melting_s_median": float(np.median(dark.melting_s[here])),
+                "melting_s_max": float(dark.melting_s[here].max()),
+                "below_10_kw_m2_s_median": float(np.median(dark.bright_s[here])),
+                "below_10_kw_m2_s_max": float(dark.bright_s[here].max()),
+                "late_melting": int((dark.melting_s[here] > COOL_WITHIN_S).sum()),
+                "late_bright": int((dark.bright_s[here] > COOL_ABOVE_S).sum()),
+                "outside": int(dark.outside[here].sum()),
+            }
+        )
+    return rows
 
 
 def _text(report: Report, files: dict[str, Any]) -> str:

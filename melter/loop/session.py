@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from melter.errors import CommandRefused, Fault, VisionFault
 from melter.geometry.paths import SandPath
+from melter.geometry.pose import sun_direction_world
 from melter.loop.recorder import Recorder
 from melter.loop.transit import Transit
 from melter.machine import WINCH_COUNT, Machine
-from melter.observation import COMMANDS_KEPT, LOOK_AHEAD_S, ObservationBuilder, Plan
+from melter.observation import COMMANDS_KEPT, LOOK_AHEAD_S, Memory, ObservationBuilder, Plan
 from melter.robot import Reading, Robot
 from melter.safety.gate import ApprovedCommand, Gate
 from melter.safety.interlock import State
@@ -103,6 +104,7 @@ class Session:
         self._builder = ObservationBuilder(machine)
         self._reference = self._builder.reference(np.array(sun_rad[0]), np.array(sun_rad[1]))
         self._commands = np.zeros((COMMANDS_KEPT, WINCH_COUNT))
+        self._memory = Memory.empty()
         self._commanded_m = gate.park_lengths_m.copy()
         self._next_s = 0.0
         self._unseen_since_s: float | None = None
@@ -137,7 +139,8 @@ class Session:
             raise CommandRefused("not at park, where a session begins; bring the lens there (melter hw jog)")
         speeds = moved_m / passed_s if passed_s > 0 else np.full(WINCH_COUNT, np.nan)
         self._next_s = self._clock.now()
-        self.gate.arm(self._next_s, reading.lengths_m, speeds_m_s=speeds)
+        sun = sun_direction_world(*self._sun_rad)
+        self.gate.arm(self._next_s, reading.lengths_m, speeds_m_s=speeds, sun_world=sun)
         self.recorder.write("event", event="armed", lengths_m=reading.lengths_m)
         self._newer_than(self._next_s)
         self._next_s = self._clock.now()
@@ -170,7 +173,7 @@ class Session:
     def _policy(self, reading: Reading, t_s: float) -> Array:
         plan = self._plan(t_s, float(reading.measurement.patch_age_s))
         self._require_near(reading, plan)
-        observation = self._builder.build(reading.measurement, plan, self._commands, self._reference)
+        observation = self._builder.build(reading.measurement, plan, self._commands, self._reference, self._memory)
         action = self._act(observation[None])[0].astype(float)
         if reading.measurement.patch_seen and t_s > 0:
             error = plan.target_at_capture_world_m - reading.measurement.patch_centre_world_m

@@ -101,7 +101,7 @@ def save_bundle(folder: str | Path, net: PolicyNet, manifest: Manifest) -> Manif
     tensors: dict[str, NDArray[Any]] = {}
     for index, (weight, bias) in enumerate(net.layers):
         tensors[f"layer.{index}.weight"], tensors[f"layer.{index}.bias"] = weight, bias
-    content = save_safetensors(tensors, metadata=_behaviour(net))
+    content = _in_order(save_safetensors(tensors, metadata=_behaviour(net)))
     full = replace(manifest, layers=net.sizes, activation=net.activation, squash=net.squash, mean_clip=net.mean_clip)
     full = replace(full, weights_sha256=hashlib.sha256(content).hexdigest())
     write_beside(place / WEIGHTS, content)
@@ -176,7 +176,10 @@ def _net(content: bytes, manifest: Manifest, name: str) -> PolicyNet:
     if set(tensors) != names or not names:
         raise ModelFileError(f"{name}: tensors {sorted(tensors)[:4]}: must be layer.0.weight, layer.0.bias, …")
     pairs = tuple((tensors[f"layer.{index}.weight"], tensors[f"layer.{index}.bias"]) for index in range(count))
-    net = PolicyNet(pairs, manifest.activation, manifest.squash, manifest.mean_clip)
+    try:
+        net = PolicyNet(pairs, manifest.activation, manifest.squash, manifest.mean_clip)
+    except ModelFileError as error:
+        raise ModelFileError(f"{name}: {error}") from None
     if _metadata(content) != _behaviour(net):
         raise ModelFileError(f"{name}: its own header and {MANIFEST} disagree about activation or squashing")
     return net
@@ -185,6 +188,16 @@ def _net(content: bytes, manifest: Manifest, name: str) -> PolicyNet:
 def _behaviour(net: PolicyNet) -> dict[str, str]:
     """What is needed beside the weights to evaluate them; kept in the weights' file, under the same hash."""
     return {"format": FORMAT, "activation": net.activation, "squash": net.squash, "mean_clip": repr(net.mean_clip)}
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same safetensors file with its free text in alphabetical order, so that one policy has one sha256."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def _metadata(content: bytes) -> Any:

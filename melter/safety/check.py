@@ -21,7 +21,8 @@ from melter.safety.attack import Worst, worst_actions
 from melter.safety.bounds import OutputBounds, bound_outputs, require_sound
 from melter.safety.bundle import LoadedPolicy
 from melter.safety.claims import Claim, Counterexample, Report, as_rows
-from melter.safety.drill import COOL_ABOVE_S, COOL_WITHIN_S, Drill, run_drill, work_states
+from melter.safety.dark_claims import dynamic_claims, kinematic_claims, park_claim
+from melter.safety.drill import DarkDrill, Drill, run_drill, work_states
 from melter.safety.gate import Gate
 from melter.safety.limiter import Counts, TickLimits, limit_command
 from melter.safety.proof import ProofResult, prove
@@ -53,6 +54,10 @@ class Visited:
     """(1, obs) what the policy saw when that first happened."""
     tension_n: tuple[float, float]
     """Lowest and highest."""
+    ended: dict[str, int] = field(default_factory=dict[str, int])
+    """Episodes that ended before their time, by what ended them."""
+    first_ended: Observations | None = None
+    """(1, obs) what the policy saw before that first happened."""
     interventions: dict[str, float] = field(default_factory=dict[str, float])
     """Share of winch commands changed by each stage."""
 
@@ -64,19 +69,21 @@ def check(
     *,
     rng: np.random.Generator,
     visited: Visited | None = None,
+    dark: DarkDrill | None = None,
     quick: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Return what holds of ``policy`` on ``machine``.
 
     ``observation_high``: (obs,) observations lie within plus and minus this. ``visited``: rollouts, if any.
+    ``dark``: what going dark gave in a simulator, if it was tried.
     """
     started_s = time.monotonic()
     limits = TickLimits.from_machine(machine)
     progress("proving the layer, every state of a winch")
     proof = prove(limits, most_states=QUICK_STATES) if quick else prove(limits)
     progress("going dark")
-    drill = _drill(machine, visited, 8 if quick else 48, rng)
+    drill = _drill(machine, visited, 3 if quick else 48, rng)
     progress("bounding and attacking the policy")
     high = np.asarray(observation_high, dtype=float)
     bounds = bound_outputs(policy.net, -high, high)
@@ -88,11 +95,13 @@ def check(
     require_sound(policy.net, bounds, np.concatenate([worst.highest, worst.lowest]))
     claims = [*_layer(machine, limits, proof, drill), *_raw(policy, machine, bounds, worst, high, visited)]
     claims += [] if visited is None else _behind(machine, visited)
+    claims += [] if dark is None else dynamic_claims(dark)
     seconds = time.monotonic() - started_s
     stages = {} if visited is None else visited.interventions
     return Report(
-        str(policy.path), policy.sha256, machine.name, machine.sha256, tuple(claims), proof, drill, stages, seconds
-    )
+        str(policy.path), policy.sha256, machine.name, machine.sha256, tuple(claims), proof, drill, stages, seconds,
+        dark=dark, speeds=_speeds(machine, worst, visited),
+    )  # fmt: skip
 
 
 def _drill(machine: Machine, visited: Visited | None, most: int, rng: np.random.Generator) -> Drill:
@@ -134,16 +143,10 @@ def _layer(machine: Machine, limits: TickLimits, proof: ProofResult, drill: Dril
             method,
         ),
         _power(machine, limits),
+        _together(machine, limits),
         _refuses(machine),
     ]
-    for name, times, allowed in (
-        ("going dark: below melting", drill.melting_s, COOL_WITHIN_S),
-        ("going dark: below 10 kW/m²", drill.bright_s, COOL_ABOVE_S),
-    ):
-        worst = float(times.max())
-        how = f"kinematic drill from {drill.starts} states (corners of the bed, states visited); proven for these"
-        good = worst <= allowed and not drill.outside.any() and not drill.lost.any()
-        claims.append(Claim(name, "layer", "proven" if good else "falsified", worst, allowed, "s", how))
+    claims += [*kinematic_claims(drill), park_claim(machine)]
     return claims
 
 
@@ -161,6 +164,27 @@ def _power(machine: Machine, limits: TickLimits) -> Claim:
     good = worst <= machine.limits.power_max_w * (1 + 1e-9)
     how = "every speed with 64 tensions up to the trip; between, power / tension; full brakes left aside"
     return Claim("winch power", "layer", "proven" if good else "falsified", worst, machine.limits.power_max_w, "W", how)
+
+
+def _together(machine: Machine, limits: TickLimits) -> Claim:
+    """Power of all winches: by each one's own limit where that is enough, else searched."""
+    most, each = machine.limits.power_total_w, machine.limits.power_max_w
+    if WINCH_COUNT * each <= most * (1 + 1e-9):
+        how = "each winch keeps its own power, and these together are no more; full brakes left aside"
+        return Claim("power of all winches", "layer", "proven", WINCH_COUNT * each, most, "W", how)
+    rng, worst = np.random.default_rng(0), 0.0
+    for _ in range(20):
+        previous = rng.integers(-limits.speed_max_um, limits.speed_max_um + 1, (4096, WINCH_COUNT))
+        tension = rng.uniform(0, machine.limits.tension_trip_n, (4096, WINCH_COUNT))
+        length = np.full((1, WINCH_COUNT), (limits.length_min_um + limits.length_max_um) // 2)
+        wanted = rng.choice([-1.0, 1.0], (4096, WINCH_COUNT))
+        out = limit_command(wanted, previous, length, tension, limits, speed_um=limits.speed_max_um)
+        braked = np.sign(previous) * np.maximum(np.abs(previous) - limits.acceleration_um, 0)
+        power = (np.abs(out) * tension).sum(axis=1) * ~(out == braked).all(axis=1) / (limits.period_s * 1e6)
+        worst = max(worst, float(power.max()))
+    how = "81 920 commands at random; the stage's own sum decides each; full brakes of all winches left aside"
+    status = "proven" if worst <= most * (1 + 1e-9) else "falsified"
+    return Claim("power of all winches", "layer", status, worst, most, "W", how)
 
 
 def _refuses(machine: Machine) -> Claim:
@@ -227,7 +251,7 @@ def _raw(
         _not_a_number(policy, len(high)),
     ]  # fmt: skip
     if visited is not None:
-        claims.append(_stays_on_bed(policy, visited))
+        claims += [_stays_on_bed(policy, visited), _in_hand(policy, visited)]
     return claims
 
 
@@ -284,6 +308,29 @@ def _stays_on_bed(policy: LoadedPolicy, visited: Visited) -> Claim:
     status = "falsified" if visited.outside else "not proven"
     return Claim("spot inside the keep-in polygon", "raw policy", status, None, 0.0, "episodes outside", how,
                  float(visited.outside), counterexample=example)  # fmt: skip
+
+
+def _in_hand(policy: LoadedPolicy, visited: Visited) -> Claim:
+    """Whether the simulated machine stayed in hand: no cable above the trip, spot and lens where they belong."""
+    count, example = sum(visited.ended.values()), None
+    if count and visited.first_ended is not None:
+        example = _example("machine in hand", policy, visited.first_ended, float(count), 0.0, "episodes")
+    why = ", ".join(f"{name}: {number}" for name, number in visited.ended.items()) or "none ended early"
+    how = f"{visited.episodes} simulated episodes, nominal machine; {why}"
+    status = "falsified" if count else "not proven"
+    return Claim("machine in hand", "raw policy", status, None, 0.0, "episodes ended early", how,
+                 float(count), counterexample=example)  # fmt: skip
+
+
+def _speeds(machine: Machine, worst: Worst, visited: Visited | None) -> dict[str, tuple[float, ...]]:
+    """By winch, m/s: the slowest and fastest the policy can be made to ask for, and what was driven in simulation."""
+    scale = machine.limits.speed_normal_m_s
+    found = {"lowest": tuple((worst.low * scale).tolist()), "highest": tuple((worst.high * scale).tolist())}
+    if visited is not None and len(visited.speeds_um):
+        driven = np.abs(visited.speeds_um).max(axis=0) / (machine.control.period_s * 1e6)
+        found["driven"] = tuple(driven.tolist())
+        found["tension"] = tuple(float(value) for value in visited.tension_n)
+    return found
 
 
 def _behind(machine: Machine, visited: Visited) -> list[Claim]:

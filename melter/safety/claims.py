@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from melter.errors import ModelFileError
 from melter.machine import Machine
 from melter.safety.bundle import LoadedPolicy, load_policy, write_beside
-from melter.safety.drill import Drill
+from melter.safety.drill import DarkDrill, Drill
 from melter.safety.proof import ProofResult
 
 Status = Literal["proven", "falsified", "not proven"]
@@ -75,7 +75,10 @@ class Report:
     interventions: dict[str, float]
     """Share of winch commands that each stage changed, over the policy's own rollouts."""
     seconds: float
-    notes: tuple[str, ...] = field(default=())
+    dark: DarkDrill | None = None
+    """Going dark in a simulator with dynamics, where that was tried."""
+    speeds: dict[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    """By winch, m/s: lowest and highest found for the policy, driven in simulation; tension (lowest, highest), N."""
 
     @property
     def verdict(self) -> Literal["pass", "fail"]:

@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 from melter.geometry.light import LensOptics, fast_patch, peak_irradiance_w_m2
 from melter.geometry.pose import rotation_facing, work_centre_world_m
 from melter.machine import Machine
-from melter.safety.beam import KeepIn
+from melter.safety.beam import KeepIn, melting_w_m2
 from melter.safety.kinematics import Pose
 from melter.safety.limiter import Counts, TickLimits
 from melter.safety.lowering import Lowering
 
 Array = NDArray[np.float64]
 
-STEFAN_BOLTZMANN_W_M2_K4 = 5.670374419e-8
-"""CODATA 2018."""
 COOL_WITHIN_S, COOL_ABOVE_S = 1.5, 5.0
 """Below melting within the first, below :data:`SAFE_W_M2` within the second."""
 SAFE_W_M2 = 10e3
@@ -47,10 +45,29 @@ class Drill:
     """(starts, ticks) brightest irradiance on the sand."""
 
 
-def melting_w_m2(machine: Machine) -> float:
-    """Return the irradiance at which the sand holds its melting temperature by radiation alone, W/m2."""
-    sand = machine.sand
-    return STEFAN_BOLTZMANN_W_M2_K4 * sand.melting_k**4 / sand.absorptivity
+@dataclass(frozen=True, eq=False)
+class DarkDrill:
+    """Going dark in a simulator with dynamics, one fault to a machine; times from the beginning of the way, seconds."""
+
+    fault: NDArray[np.str_]
+    """(n,) what struck."""
+    excused: NDArray[np.str_]
+    """(n,) what physics forbids here, in words; empty where nothing excuses a machine that does not go dark."""
+    bright_before: NDArray[np.bool_]
+    """(n,) whether the light melted when it did."""
+    held: NDArray[np.bool_]
+    """(n,) whether the machine held its lens until then: no cable above the trip tension."""
+    melting_s: Array
+    """(n,) until the peak is below melting for good; infinite where it never is."""
+    bright_s: Array
+    """(n,) until the peak is below 10 kW/m2 for good."""
+    outside: NDArray[np.bool_]
+    """(n,) whether the spot left the keep-in polygon while it could melt."""
+    reported_s: float
+    """From the fault to the beginning of the way: the policy drove on."""
+    peaks_w_m2: Array
+    """(n, ticks) brightest irradiance on the sand, from the beginning of the way."""
+    period_s: float
 
 
 def work_states(machine: Machine, spots_world_m: Array, sun_world: Array) -> Array:

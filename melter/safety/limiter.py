@@ -11,6 +11,7 @@ every speed in it leads to an admissible state. From any other state the answer 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melter.errors import CommandRefused, MachineFileError
-from melter.machine import Machine
+from melter.machine import WINCH_COUNT, Machine
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -27,6 +28,10 @@ UM_PER_M = 1_000_000
 """Counts per metre: one count is one micrometre."""
 LATE_PERIODS = 2
 """Periods that a command may come late; what a winch covers meanwhile is part of the margin."""
+_POWER_STEPS = 7
+"""Halvings of the way to the request that the search for the allowed power takes: to one part in 128."""
+_LARGEST_UM = 1 << 53
+"""Lengths saturate here (9e9 m), far from where whole numbers of 64 bits end."""
 _TABLE_BITS = 20
 """The braking table has at most this power of two entries; beyond, room is rounded down."""
 
@@ -49,12 +54,26 @@ class TickLimits:
     margin_um: int
     """What a winch at full speed covers during delay, lag and the late periods allowed."""
     power_n_um: float
-    """Largest tension times speed, newton micrometres per period."""
+    """Largest tension times speed of one winch, newton micrometres per period."""
+    power_total_n_um: float
+    """The same of all winches together."""
+    counts_per_m_s: float
+    """Micrometres per period that a metre per second is."""
     tension_max_n: float
     """Taken for a tension that is not known."""
     brake_table: Counts
     """Fastest speed towards an end of the cable, by the room left to it (in units of ``2**brake_shift``)."""
     brake_shift: int
+
+    @property
+    def reach_um(self) -> int:
+        """What a winch covers from the highest speed to rest: further from its end than this, a cable knows none."""
+        return braking_um(self.speed_max_um, self.acceleration_um)
+
+    @property
+    def power_is_for_all(self) -> bool:
+        """Whether all winches at the highest speed and tension keep the power that they may have together."""
+        return self.power_total_n_um >= WINCH_COUNT * self.speed_max_um * self.tension_max_n
 
     @classmethod
     def from_machine(cls, machine: Machine) -> TickLimits:
@@ -76,9 +95,14 @@ class TickLimits:
             f"{braking / UM_PER_M:.3f} m, allowed: half the usable cable of {(longest - shortest) / UM_PER_M:.3f} m",
         )
         power_n_um = limits.power_max_w * period_s * UM_PER_M
+        power_total_n_um = limits.power_total_w * period_s * UM_PER_M
         _require(
             power_n_um >= limits.tension_max_n,
             f"limits.power_max_w = {limits.power_max_w}: moves nothing at tension_max_n = {limits.tension_max_n}",
+        )
+        _require(
+            power_total_n_um >= WINCH_COUNT * limits.tension_max_n,
+            f"limits.power_total_max_w = {limits.power_total_w}: moves nothing at tension_max_n = {limits.tension_max_n}",
         )
         shift = max(0, braking.bit_length() - _TABLE_BITS)
         table = _brake_table(speed, acceleration, (np.arange((braking >> shift) + 1, dtype=np.int64)) << shift)
@@ -92,6 +116,8 @@ class TickLimits:
             length_max_um=longest,
             margin_um=margin,
             power_n_um=power_n_um,
+            power_total_n_um=power_total_n_um,
+            counts_per_m_s=period_s * UM_PER_M,
             tension_max_n=limits.tension_max_n,
             brake_table=table,
             brake_shift=shift,
@@ -99,11 +125,14 @@ class TickLimits:
 
     def counts_to_m_s(self, counts_um: Counts) -> Array:
         """Return cable speeds in metres per second."""
-        return counts_um / (self.period_s * UM_PER_M)
+        return counts_um / self.counts_per_m_s
 
     def um(self, length_m: NDArray[Any]) -> Counts:
-        """Return lengths in whole micrometres."""
-        return np.rint(np.asarray(length_m, dtype=float) * UM_PER_M).astype(np.int64)
+        """Return finite lengths in whole micrometres, within ±9e9 m."""
+        scaled = np.minimum(
+            np.maximum(np.asarray(length_m, dtype=float), -_LARGEST_UM / UM_PER_M), _LARGEST_UM / UM_PER_M
+        )
+        return np.rint(scaled * UM_PER_M).astype(np.int64)
 
 
 def limit_command(
@@ -118,21 +147,42 @@ def limit_command(
     """Return the allowed speeds nearest to ``requested_m_s``, micrometres per period, shape (..., 8).
 
     ``previous_um``: speeds last approved. ``length_um``: stress-free cable out now. ``tension_n``: cable
-    tensions for the power limit; None takes ``limits.tension_max_n``. ``speed_um``: the speed limit, by
+    tensions for the power limits; None takes ``limits.tension_max_n``. ``speed_um``: the speed limit, by
     default the normal one. Shapes broadcast. Raises CommandRefused for what is not finite.
 
     Power limits each winch to ``power / tension``: on the way to the request the command stops at the last
     speed that the power allows; where the previous speed is too much already, the answer is the full brake.
+    For the power of all winches together see :func:`share_power`.
     """
     lowest, highest = allowed_interval(previous_um, length_um, tension_n, limits, speed_um=speed_um)
-    requested = np.asarray(requested_m_s, dtype=float)
-    if not np.isfinite(requested).all():
-        raise CommandRefused(f"requested_m_s = {_first_bad(requested)}: must be eight finite numbers of m/s")
-    per_tick = limits.period_s * UM_PER_M
-    fastest = limits.speed_max_um
-    wanted = np.rint(np.clip(requested, -fastest / per_tick, fastest / per_tick) * per_tick).astype(np.int64)
-    allowed = np.maximum(wanted, lowest)
-    return np.minimum(allowed, highest, out=allowed)
+    wanted = np.asarray(requested_m_s, dtype=float)
+    if not np.logical_and.reduce(np.isfinite(wanted), axis=None):
+        raise CommandRefused(f"requested_m_s = {_first_bad(wanted)}: must be eight finite numbers of m/s")
+    per_m_s = limits.counts_per_m_s
+    nearest = np.minimum(np.maximum(wanted, lowest / per_m_s), highest / per_m_s)
+    counts = np.rint(nearest * per_m_s).astype(np.int64)
+    return share_power(counts, previous_um, lowest, highest, tension_n, limits)
+
+
+def limit_far_from_ends(
+    requested_m_s: Sequence[float], previous_um: Sequence[int], limits: TickLimits, speed_um: int
+) -> list[int]:
+    """Return what :func:`limit_command` does for one machine, far from the ends of all cables and tensions unknown.
+
+    Far: further than :attr:`TickLimits.reach_um`; and :attr:`TickLimits.power_is_for_all` must hold.
+
+    There its answer depends on the request and the previous speed alone: few enough states for
+    :mod:`melter.safety.proof` to compare the two on all of them. Plain numbers, for the sake of the tick's time.
+    """
+    cap, step, per_m_s = _power_cap(None, limits, speed_um), limits.acceleration_um, limits.counts_per_m_s
+    counts: list[int] = []
+    for requested, previous in zip(requested_m_s, previous_um, strict=True):
+        slower, faster = previous - step, previous + step
+        highest = slower if cap < slower else (faster if cap > faster else cap)
+        lowest = faster if -cap > faster else (slower if -cap < slower else -cap)
+        wanted = requested * per_m_s
+        counts.append(highest if wanted >= highest else (lowest if wanted <= lowest else round(wanted)))
+    return counts
 
 
 def allowed_interval(
@@ -146,12 +196,50 @@ def allowed_interval(
     """Return lowest and highest allowed speeds, micrometres per period; arguments as :func:`limit_command`."""
     cap = _power_cap(tension_n, limits, limits.speed_normal_um if speed_um is None else speed_um)
     slower, faster = previous_um - limits.acceleration_um, previous_um + limits.acceleration_um
-    highest, lowest = np.minimum(faster, np.maximum(slower, cap)), np.maximum(slower, np.minimum(faster, -cap))
-    highest = np.minimum(highest, _fastest_towards_end(limits.length_max_um - length_um, limits))
-    lowest = np.maximum(lowest, -_fastest_towards_end(length_um - limits.length_min_um, limits))
-    np.maximum(highest, slower, out=highest)
-    np.minimum(lowest, faster, out=lowest)
-    return lowest, highest
+    highest = np.minimum(_fastest_towards_end(limits.length_max_um - length_um, limits), cap)
+    lowest = -np.minimum(_fastest_towards_end(length_um - limits.length_min_um, limits), cap)
+    return np.minimum(np.maximum(lowest, slower), faster), np.maximum(np.minimum(highest, faster), slower)
+
+
+def share_power(
+    counts_um: Counts,
+    previous_um: Counts,
+    lowest_um: Counts,
+    highest_um: Counts,
+    tension_n: Array | None,
+    limits: TickLimits,
+) -> Counts:
+    """Return ``counts_um`` (..., 8) drawn towards the previous command until all winches together keep the power.
+
+    Between the two bounds all the way, because both ends are: ``previous_um`` itself, or the bound next to it for
+    a winch that has to brake. Where even that end takes too much power, the answer is the full brake of all eight.
+    """
+    if tension_n is None and limits.power_is_for_all:
+        return counts_um
+    tension = limits.tension_max_n if tension_n is None else np.maximum(tension_n, 0.0)
+    over = _power_n_um(counts_um, tension) > limits.power_total_n_um
+    if not over.any():
+        return counts_um
+    start = np.minimum(np.maximum(previous_um, lowest_um), highest_um)
+    too_fast = (_power_n_um(start, tension) > limits.power_total_n_um)[..., None]
+    braked = np.clip(0, previous_um - limits.acceleration_um, previous_um + limits.acceleration_um)
+    shared = np.where(too_fast, braked, start)
+    way = np.where(too_fast, 0, counts_um - start)
+    for half in range(1, _POWER_STEPS + 1):
+        trial = shared + _part(way, half)
+        fits = _power_n_um(trial, tension) <= limits.power_total_n_um
+        shared = np.where(fits[..., None], trial, shared)
+    return np.where(over[..., None], shared, counts_um)
+
+
+def _power_n_um(counts_um: Counts, tension_n: Any) -> Array:
+    """(...) power of all eight winches together, newton micrometres per period."""
+    return np.add.reduce(np.abs(counts_um) * tension_n, axis=-1)
+
+
+def _part(way_um: Counts, halved: int) -> Counts:
+    """``way_um`` halved so many times, rounded towards zero: all parts together never exceed the whole."""
+    return np.sign(way_um) * (np.abs(way_um) >> halved)
 
 
 def braking_um(speed_um: int, acceleration_um: int) -> int:
@@ -174,9 +262,8 @@ def _power_cap(tension_n: Array | None, limits: TickLimits, speed_um: int) -> An
 
 def _fastest_towards_end(room_um: Counts, limits: TickLimits) -> Counts:
     """Fastest speed from which braking still ends within ``room_um``; 0 where there is no room."""
-    table = limits.brake_table
-    index = np.minimum(np.maximum(room_um >> limits.brake_shift, 0), len(table) - 1)
-    return table.take(index)
+    index = room_um >> limits.brake_shift if limits.brake_shift else room_um
+    return limits.brake_table.take(index, mode="clip")
 
 
 def _brake_table(speed_um: int, acceleration_um: int, room_um: Counts) -> Counts:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from melter.machine import Machine
 from melter.safety.kinematics import Kinematics, Pose, towards
-from melter.safety.limiter import Counts, TickLimits, allowed_interval
+from melter.safety.limiter import Counts, TickLimits, allowed_interval, share_power
 
 Array = NDArray[np.float64]
 
@@ -25,8 +25,12 @@ ACCELERATION_SHARE = 0.4
 """Of the limits, that the way to dark uses: a board at its own limits falls behind what it is sent."""
 ARRIVED_M = 0.0005
 """Closer than this is there."""
-DARK_SHARE = 0.33
-"""Defocus over focal length where the light counts as spread: at a third, its cone is a ninth of the lens's area."""
+DARK_SHARE = 0.42
+"""Defocus over focal length where the light counts as spread: its cone is a sixth of the area of the lens there."""
+
+
+CLEARANCE_M = 0.08
+"""What stays between sand and the lowest part of the lens, where it goes lower than park to be dark."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,9 @@ class Lowering:
         self.kinematics = Kinematics(machine)
         self._focal_m, self._sand_m = machine.lens.focal_length_m, machine.sand.height_m
         self._dark_m = DARK_SHARE * machine.lens.focal_length_m
+        edges = 0.5 * np.array([machine.lens.short_edge_m, machine.lens.long_edge_m, 0.0])
+        signs = np.array([(i, j, 0) for i in (-1, 1) for j in (-1, 1)])
+        self._corners = np.concatenate([edges * signs, machine.attachments_lens_m])
 
     def step(self, lengths_m: Array, previous_um: Counts, tension_n: Array | None, guess: Pose | None) -> LoweringStep:
         """Return the speeds of one tick towards park, as fast as the limits allow.
@@ -77,13 +84,14 @@ class Lowering:
         lowest = np.minimum(np.maximum(lowest, previous_um - gentle), highest)
         highest = np.maximum(np.minimum(highest, previous_um + gentle), lowest)
         counts = np.rint(wanted * _common_factor(wanted, lowest, highest)).astype(np.int64)
-        return LoweringStep(np.minimum(np.maximum(counts, lowest), highest), pose, slack)
+        counts = np.minimum(np.maximum(counts, lowest), highest)
+        return LoweringStep(share_power(counts, previous_um, lowest, highest, tension_n, limits), pose, slack)
 
     def _way(self, lengths_m: Array, pose: Pose, slack: int | None) -> Array:
         """Change of the cable lengths for the next stretch of the way, metres.
 
         First down the lens's own axis, which in work points at the sun: the light spreads where it is. Once
-        dark, or as low as park, straight to park. What the lengths differ from the model's at ``pose``
+        dark, or as low as park and its own corners allow, straight to park. What the lengths differ from the model's at ``pose``
         (calibration, stretch) fades linearly on the line to park, so that it ends at the park lengths. A slack
         cable is wound to where it would be taut.
         """
@@ -110,7 +118,9 @@ class Lowering:
         axis = pose.rotation[:, 2]
         height = pose.centre_world_m[2] - self._sand_m
         defocus = self._focal_m - height / max(float(axis[2]), 0.1)
-        if defocus >= self._dark_m or pose.centre_world_m[2] <= self.kinematics.park.centre_world_m[2]:
+        deepest = float((self._corners @ pose.rotation[2]).min())
+        lowest = min(self._sand_m + CLEARANCE_M - deepest, float(self.kinematics.park.centre_world_m[2]))
+        if defocus >= self._dark_m or pose.centre_world_m[2] <= lowest:
             return None
         return Pose(pose.centre_world_m - self._dark_m * axis, pose.rotation)
 

@@ -12,8 +12,12 @@ then checked against the limits with sums of its own:
 - its ends keep the mode's speed limit, or are a full brake from a faster mode;
 - after its ends the winch can still stop before the cable's end: the next state is admissible again.
 
-All four are intervals of speeds, so what holds for both ends holds in between. Winches do not depend on each
-other. By induction no sequence of requests, from any admissible state, breaks a limit.
+Where no end is near the gate uses the limiter's short form: it
+is compared with the limiter on every speed.
+
+All four are intervals of speeds, so what holds for both ends holds in between. Winches depend on each
+other by their power together only, and that stage (:func:`melter.safety.limiter.share_power`, left out here) moves
+speeds between the two ends. By induction no sequence of requests, from any admissible state, breaks a limit.
 """
 
 from __future__ import annotations
@@ -21,13 +25,13 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from melter.machine import WINCH_COUNT
-from melter.safety.limiter import Counts, TickLimits, limit_command
+from melter.safety.limiter import Counts, TickLimits, limit_command, limit_far_from_ends
 
 _CHUNK = 1 << 17
 """States at a time: stays in the processor's cache."""
@@ -70,7 +74,8 @@ def prove(
     ``limit`` is there for tests, which hand in broken limiters.
     """
     started_s = time.monotonic()
-    count = _Count()
+    limits = replace(limits, power_total_n_um=np.inf)
+    count = _short_form(limits, limit)
     fastest, longest_braking = limits.speed_max_um, _travel(limits)[-1]
     speeds = np.arange(-fastest, fastest + 1, dtype=np.int64)
     runs = [(side, cap) for side in (_TOP, _BOTTOM) for cap in sorted({limits.speed_normal_um, fastest})]
@@ -96,6 +101,28 @@ class _Count:
     violations: int = 0
     empty: int = 0
     first: str | None = None
+
+
+def _short_form(limits: TickLimits, limit: Callable[..., Counts]) -> _Count:
+    """Compare the limiter's short form with it: every speed, both modes, outermost requests and some between."""
+    count, fastest = _Count(), limits.speed_max_um
+    previous = np.arange(-fastest, fastest + 1, dtype=np.int64)
+    length = np.full(previous.shape, (limits.length_min_um + limits.length_max_um) // 2)
+    if 2 * limits.reach_um + 2 >= limits.length_max_um - limits.length_min_um:
+        return count  # no cable is ever far from its ends, and the short form never used
+    for cap in sorted({limits.speed_normal_um, fastest}):
+        for share in (-np.inf, -0.7, -0.013, 0.0, 0.013, 0.7, np.inf):
+            request = float(np.clip(share * limits.counts_to_m_s(np.asarray(fastest)), -_HUGE_M_S, _HUGE_M_S))
+            whole = limit(request, previous, length, None, limits, speed_um=cap)
+            short = limit_far_from_ends([request] * len(previous), previous.tolist(), limits, cap)
+            differ = np.flatnonzero(whole != np.array(short))
+            count.violations += len(differ)
+            if len(differ) and count.first is None:
+                speed, found = previous[differ[0]], (short[differ[0]], whole[differ[0]])
+                count.first = (
+                    f"speed {speed} um per period, request {request:g} m/s: short form {found[0]}, limiter {found[1]}"
+                )
+    return count
 
 
 def _try(

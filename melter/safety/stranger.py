@@ -71,7 +71,11 @@ def read_sb3_zip(content: bytes, name: str) -> StrangersPolicy:
     family = _family(data, name)
     low, high = _box(data, "observation_space", name)
     _require_actions(data, name)
-    net = _net(data, family, read_tensors(archive.read("policy.pth"), f"{name}: policy.pth"), name)
+    tensors = read_tensors(archive.read("policy.pth"), f"{name}: policy.pth")
+    try:
+        net = _net(data, family, tensors, name)
+    except ModelFileError as error:
+        raise error if str(error).startswith(name) else ModelFileError(f"{name}: {error}") from None
     if net.sizes[0] != len(low):
         raise ModelFileError(f"{name}: weights take {net.sizes[0]} observations, observation_space has {len(low)}")
     version = "_stable_baselines3_version"

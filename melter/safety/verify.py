@@ -23,12 +23,38 @@ def violation(
     ``speed_um``: the speed limit of the mode. A winch that must brake (beyond the speed, power or length that
     it may have) has to brake fully.
     """
-    for winch, (speed, previous, length) in enumerate(zip(speeds_um, previous_um, lengths_um, strict=True)):
-        tension = limits.tension_max_n if tensions_n is None else tensions_n[winch]
+    tensions = [limits.tension_max_n] * len(speeds_um) if tensions_n is None else tensions_n
+    reach = _travel(speed_um, limits.acceleration_um)
+    shortest, longest = limits.length_min_um + reach, limits.length_max_um - reach
+    step, power = limits.acceleration_um, 0.0
+    for winch, (speed, previous, length, tension) in enumerate(
+        zip(speeds_um, previous_um, lengths_um, tensions, strict=True)
+    ):
+        drawn = abs(speed) * tension
+        power += max(drawn, 0.0)
+        if (
+            -step <= speed - previous <= step
+            and -speed_um <= speed <= speed_um
+            and drawn <= limits.power_n_um
+            and shortest <= length <= longest  # far from both ends, there is room to stop from any speed of the mode
+        ):
+            continue
         wrong = _one(speed, previous, length, tension, limits, speed_um)
         if wrong:
             return f"winch {winch}: {speed} um per period after {previous} at length {length} um: {wrong}"
-    return None
+    return _together(speeds_um, previous_um, power, limits)
+
+
+def _together(
+    speeds_um: Sequence[int], previous_um: Sequence[int], power_n_um: float, limits: TickLimits
+) -> str | None:
+    """The power of all winches; too much of it must be a full brake of them all."""
+    if power_n_um <= limits.power_total_n_um * (1 + 1e-9):
+        return None
+    step = limits.acceleration_um
+    if all(speed == _full_brake(before, step) for speed, before in zip(speeds_um, previous_um, strict=True)):
+        return None
+    return f"all winches together: {power_n_um * 1e-6 / limits.period_s:.1f} W exceeds the total power limit"
 
 
 def _one(speed: int, previous: int, length: int, tension: float, limits: TickLimits, speed_um: int) -> str | None:

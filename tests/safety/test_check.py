@@ -15,11 +15,12 @@ from melter.machine import load_machine
 from melter.observation import ObservationBuilder
 from melter.safety import check as check_module
 from melter.safety.attack import worst_actions
+from melter.safety.beam import melting_w_m2
 from melter.safety.bounds import UnsoundBoundError, bound_outputs, enclose, require_sound
 from melter.safety.bundle import LoadedPolicy, load_policy, manifest_for, save_bundle
 from melter.safety.check import check
 from melter.safety.claims import Counterexample, certify, find_certificate, read_counterexample
-from melter.safety.drill import melting_w_m2, run_drill, work_states
+from melter.safety.drill import run_drill, work_states
 from melter.safety.net import ACTIVATIONS, PolicyNet
 from melter.safety.proof import ProofResult
 from melter.safety.report import page

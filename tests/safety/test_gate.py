@@ -15,27 +15,32 @@ from melter.geometry.pose import sun_direction_world
 from melter.machine import load_machine
 from melter.safety import gate as gate_module
 from melter.safety.drill import work_states
-from melter.safety.gate import JUMP_M, ApprovedCommand, Gate
+from melter.safety.gate import ApprovedCommand, Gate
 from melter.safety.interlock import State
+from melter.safety.reckoning import JUMP_M
 
 MACHINE = load_machine()
 PERIOD = MACHINE.control.period_s
 SUN = sun_direction_world(MACHINE.sun.zenith_rad, MACHINE.sun.azimuth_rad)
 WORK = work_states(MACHINE, np.array([[0.1, -0.2]]), SUN)[0]
 ZERO = np.zeros(8)
+_KINEMATICS = Gate(MACHINE)._lowering.kinematics
+ALONG = _KINEMATICS.jacobian(_KINEMATICS.forward(WORK, _KINEMATICS.park)[0])[:, 0]  # type: ignore[index]
+ALONG = ALONG / np.abs(ALONG).max()
+"""Cable speeds at WORK that move the lens along world x without straining a cable; the fastest is 1."""
 
 
-def armed(lengths: np.ndarray = WORK, now: float = 100.0) -> Gate:
+def armed(lengths: np.ndarray = WORK, now: float = 100.0, sun: np.ndarray = SUN) -> Gate:
     gate = Gate(MACHINE)
-    gate.arm(now, lengths)
+    gate.arm(now, lengths, sun_world=sun)
     return gate
 
 
 class Run:
     """A gate and winches that do exactly what was approved."""
 
-    def __init__(self, lengths: np.ndarray = WORK) -> None:
-        self.gate, self.lengths, self.now = armed(lengths), lengths.copy(), 100.0
+    def __init__(self, lengths: np.ndarray = WORK, sun: np.ndarray = SUN) -> None:
+        self.gate, self.lengths, self.now = armed(lengths, sun=sun), lengths.copy(), 100.0
 
     def moved(self, command: ApprovedCommand) -> ApprovedCommand:
         self.lengths = self.lengths + command.speeds_m_s * command.period_s
@@ -120,8 +125,8 @@ def test_arming_twice_or_in_the_past() -> None:
 def test_speed_by_mode(mode: str, fastest: float) -> None:
     run = Run()
     for _ in range(4):
-        command = run.approve(np.full(8, 1.0), mode=mode)
-    assert command.speeds_m_s == pytest.approx(np.full(8, fastest), abs=0)
+        command = run.approve(ALONG * fastest * 1.5, mode=mode)
+    assert np.abs(command.speeds_m_s).max() == fastest
     assert run.gate.state is (State.TRANSIT if mode == "transit" else State.WORK)
 
 
@@ -157,8 +162,9 @@ def test_interventions_are_counted() -> None:
     run.approve(np.full(8, 0.2))
     run.approve(np.full(8, -0.05))
     run.approve(ZERO, tension_n=np.full(8, 300.0))
-    run.approve(np.full(8, 0.05), tension_n=np.full(8, 2000.0))
-    assert run.gate.interventions["speed"] == 8
+    run.approve(np.full(8, 0.12), tension_n=np.full(8, 400.0), mode="jog")
+    run.approve(np.full(8, 0.12), tension_n=np.full(8, 400.0), mode="transit")
+    assert run.gate.interventions["speed"] == 16
     assert run.gate.interventions["acceleration"] == 8
     assert run.gate.interventions["power"] == 8
     assert run.gate.interventions["length"] == 0
@@ -168,7 +174,7 @@ def test_cable_end_is_counted() -> None:
     gate = Gate(MACHINE)
     lengths = np.full(8, gate.limits.length_max_um * 1e-6 - 0.001)
     gate.arm(0.0, lengths)
-    command = gate.approve(np.full(8, 0.05), lengths, 0.0, measured_host_s=0.0)
+    command = gate.approve(np.full(8, 0.05), lengths, 0.0, measured_host_s=0.0, mode="jog")
     assert command.counts_um.tolist() == [1000] * 8
     assert gate.interventions["length"] == 8
 
@@ -266,15 +272,16 @@ def test_rates_hold_per_second_however_often_it_is_called(factor: int) -> None:
     for _ in range(40 * factor):
         sign = 1 if len(times) % 4 < 2 else -1
         try:
-            command = gate.approve(np.full(8, sign * 0.12), lengths, now, measured_host_s=now, mode="transit")
+            command = gate.approve(sign * 0.12 * ALONG, lengths, now, measured_host_s=now, mode="transit")
             speed = command.speeds_m_s
             times.append(now)
-            speeds.append(float(speed[0]))
+            speeds.append(float(speed[np.argmax(np.abs(ALONG))]))
         except CommandRefused as error:
             assert "too early" in str(error)  # noqa: PT017
         lengths = lengths + speed * PERIOD / factor
         now += PERIOD / factor
     assert gate.state is State.TRANSIT
+    assert np.abs(speeds).max() > 0.04
     changes, instants = np.abs(np.diff(speeds)), np.array(times)
     for first in range(len(times) - 10):
         window = instants[first + 10] - instants[first]
@@ -342,7 +349,8 @@ def test_keep_in_polygon_both_sides() -> None:
     edge = 0.45 - margin
     assert 0.4 < edge < 0.45
     for spot in [(edge - 1e-6, 0), (0, -edge + 1e-6), (-edge + 1e-6, edge - 1e-6)]:
-        armed().approve(ZERO, WORK, 100.0, measured_host_s=100.0, spot_world_m=spot)
+        there = work_states(MACHINE, np.array([spot]), SUN)[0]
+        armed(there).approve(ZERO, there, 100.0, measured_host_s=100.0, spot_world_m=spot)
     for spot in [(edge + 1e-6, 0), (0, -edge - 1e-6), (2, 2), (np.nan, 0), (0, np.inf), (0, 0, 0), 0.0]:
         gate = armed()
         with pytest.raises(CommandRefused, match="keep-in"):
@@ -364,13 +372,13 @@ def until_parked(run: Run, lengths: object = "true", most: int = 400) -> int:
 @settings(max_examples=8, deadline=None)
 @given(st.floats(0, 40), st.floats(0, 360), st.floats(-0.4, 0.4), st.floats(-0.4, 0.4), st.integers(0, 2**32 - 1))
 def test_from_everywhere_to_park(zenith: float, azimuth: float, x: float, y: float, seed: int) -> None:
-    lengths = work_states(MACHINE, np.array([[x, y]]), sun_direction_world(np.radians(zenith), np.radians(azimuth)))[0]
-    run = Run(lengths)
+    sun = sun_direction_world(np.radians(zenith), np.radians(azimuth))
+    run = Run(work_states(MACHINE, np.array([[x, y]]), sun)[0], sun)
     rng = np.random.default_rng(seed)
     for _ in range(5):
-        run.approve(rng.uniform(-0.05, 0.05, 8))
+        run.approve(rng.uniform(-0.05, 0.05, 8), mode="jog")
     run.gate.fault("test")
-    assert until_parked(run) * PERIOD < 16
+    assert until_parked(run) * PERIOD < 25
     assert run.gate.parked(run.lengths)
     with pytest.raises(CommandRefused, match="parked"):
         run.approve(ZERO)
@@ -425,7 +433,7 @@ def test_dark_is_paced_too_and_survives_bad_tensions() -> None:
 
 def test_post_condition_stops_a_broken_limiter(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run()
-    monkeypatch.setattr(gate_module, "limit_command", lambda *_a, **_k: np.full(8, 2501, dtype=np.int64))
+    monkeypatch.setattr(gate_module, "limit_far_from_ends", lambda *_a, **_k: [2501] * 8)
     with pytest.raises(CommandRefused, match="post-condition"):
         run.approve(ZERO)
     assert run.gate.state is State.FAULTED

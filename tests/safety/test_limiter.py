@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -300,3 +302,37 @@ def test_proof_of_corner8() -> None:
     assert result.proven
     assert (result.violations, result.empty_intervals, result.counterexample) == (0, 0, None)
     assert result.states > 400_000_000
+
+
+@pytest.mark.parametrize(
+    ("speed", "tension", "good"),
+    [(1000, 1900.0, True), (1000, 1902.0, False), (-1000, 1902.0, False), (2500, 0.5, True)],
+)
+def test_post_condition_on_power_both_sides(speed: int, tension: float, good: bool) -> None:
+    """38 W in 50 ms are 1.9 N m: 1000 micrometres at 1900 N."""
+    generous = dataclasses.replace(LIMITS, power_total_n_um=1e12)
+    found = violation([speed] * 8, [0] * 8, MIDDLE.tolist(), [tension] * 8, generous, LIMITS.speed_max_um)
+    assert (found is None) is good
+
+
+def test_post_condition_on_power_below_one_newton() -> None:
+    weak = dataclasses.replace(LIMITS, power_n_um=500.0)
+    assert violation([1001] * 8, [0] * 8, MIDDLE.tolist(), [0.5] * 8, weak, LIMITS.speed_max_um) is not None
+    assert violation([999] * 8, [0] * 8, MIDDLE.tolist(), [0.5] * 8, weak, LIMITS.speed_max_um) is None
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_post_condition_on_the_slowest_speed_at_the_end(sign: int) -> None:
+    end = LIMITS.length_max_um if sign > 0 else LIMITS.length_min_um
+    assert violation([sign] * 8, [0] * 8, [end] * 8, None, LIMITS, LIMITS.speed_max_um) is not None
+    assert violation([sign] * 8, [0] * 8, [end - sign] * 8, None, LIMITS, LIMITS.speed_max_um) is None
+
+
+@pytest.mark.parametrize(("spare", "good"), [(0, True), (-1, False)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_post_condition_walks_the_whole_braking(spare: int, good: bool, sign: int) -> None:
+    """From 6000: 6000 + 3500 + 1000 micrometres."""
+    room = 10_500 + spare
+    length = LIMITS.length_max_um - room if sign > 0 else LIMITS.length_min_um + room
+    found = violation([sign * 6000] * 8, [sign * 6000] * 8, [length] * 8, None, LIMITS, LIMITS.speed_max_um)
+    assert (found is None) is good
