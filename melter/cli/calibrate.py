@@ -13,6 +13,7 @@ from melter.cli.common import Common, emit, parse, plain, require_in, say
 from melter.errors import BadInput, CameraError
 from melter.machine import load_machine
 
+LITTLE_COVERAGE = 0.5
 HELP = """usage: melter calibrate camera|bed|board|machine [options]
 
   camera SOURCE   lens distortion from pictures of a board
@@ -46,6 +47,8 @@ class CameraConfig(Common):
     """Stop when this many different views are collected and the board was in most of the image (5 to 200)."""
     frames: int = 3000
     """Stop after this many frames in any case."""
+    max_rms_px: float = 1.0
+    """Refuse a calibration whose corners are further off than this, RMS, in pixels (exit code 1)."""
     force: bool = False
     """Replace an existing file."""
 
@@ -104,6 +107,7 @@ def run(argv: list[str]) -> int:
 def _camera(argv: list[str]) -> int:
     config = parse(CameraConfig, argv, "calibrate camera")
     require_in("--views", config.views, 5, 200)
+    require_in("--max-rms-px", config.max_rms_px, 0.01, 100, " px")
     _require_new(config.out, config.force)
     from melter.vision.calibration import save_calibration
     from melter.vision.intrinsics import Board, calibrate
@@ -119,9 +123,11 @@ def _camera(argv: list[str]) -> int:
     if size_px is None:
         raise CameraError(f"source {config.source}: no frame that can be read")
     found = calibrate(views, size_px)
-    save_calibration(found.calibration, config.out)
+    good = found.calibration.rms_px <= config.max_rms_px
+    if good:
+        save_calibration(found.calibration, config.out)
     result = {
-        "file": config.out,
+        "file": config.out if good else None,
         "residual": found.calibration.rms_px,
         "confidence": found.coverage,
         "rms_px": found.calibration.rms_px,
@@ -132,11 +138,17 @@ def _camera(argv: list[str]) -> int:
         "focal_std_px": found.focal_std_px,
     }
     text = (
-        f"{config.out}: RMS {found.calibration.rms_px:.3f} px over {found.views} views ({found.left_out} left out), "
+        f"{config.out if good else 'nothing written'}: RMS {found.calibration.rms_px:.3f} px over {found.views} views ({found.left_out} left out), "
         f"the board reached {100 * found.coverage:.0f} % of the image"
     )
     emit(result, config.json, text)
-    return 0
+    if not good:
+        say(
+            f"RMS {found.calibration.rms_px:.2f} px is more than --max-rms-px {config.max_rms_px:g}: is the board flat?"
+        )
+    elif found.coverage < LITTLE_COVERAGE:
+        say(f"the board reached only {100 * found.coverage:.0f} % of the image: distortion is guessed elsewhere")
+    return 0 if good else 1
 
 
 def _collect_views(config: CameraConfig, board: Any) -> tuple[list[Any], tuple[int, int] | None]:
@@ -175,16 +187,18 @@ def _bed(argv: list[str]) -> int:
     from melter.vision.bed import solve_bed
     from melter.vision.calibration import load_calibration, write_text
     from melter.vision.camera import BrokenFrame, open_camera
+    from melter.vision.markers import markers_of_other_dictionaries
 
     machine = load_machine(config.machine)
     calibration = load_calibration(config.calibration) if config.calibration else None
     trouble = f"source {config.source}: no frame that can be read"
-    view = None
+    view, image = None, None
     with open_camera(config.source) as stream:
         for count, frame in enumerate(stream.frames(), start=1):
             if isinstance(frame, BrokenFrame):
                 trouble = frame.reason
                 continue
+            image = frame.image
             try:
                 view = solve_bed(frame.image, machine, calibration)
                 break
@@ -193,7 +207,8 @@ def _bed(argv: list[str]) -> int:
             if count >= config.frames:
                 break
     if view is None:
-        raise CameraError(trouble)
+        others = markers_of_other_dictionaries(image, machine.bed.marker) if image is not None else ""
+        raise CameraError(trouble + (f"; {others}" if others else ""))
     table = plain(
         {
             "image_size_px": view.image_size_px,

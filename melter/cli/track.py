@@ -71,7 +71,7 @@ def _track(config: TrackConfig) -> int:
     tracker = PatchTracker(machine, calibration, options)
     remarks = [] if calibration is not None else ["no --calibration: lens distortion is not corrected"]
     if config.reference:
-        view = tracker.set_reference(read_image(config.reference))
+        view = _reference(tracker, read_image(config.reference), config.reference)
         residual = f"residual {view.residual_px:.2f} px = {1000 * view.residual_m:.2f} mm"
         remarks += [
             f"bed: markers {list(view.markers_seen)}, {residual}",
@@ -83,6 +83,17 @@ def _track(config: TrackConfig) -> int:
         for remark in remarks:
             say(remark)
         return _write(_lines(stream, tracker, overlay, config.frames), out, as_json=config.json)
+
+
+def _reference(tracker: Any, image: Any, name: str) -> Any:
+    """Solve the bed from a picture; an error also names markers of other dictionaries, where there are some."""
+    from melter.vision.markers import markers_of_other_dictionaries
+
+    try:
+        return tracker.set_reference(image)
+    except CameraError as error:
+        others = markers_of_other_dictionaries(image, tracker.machine.bed.marker)
+        raise CameraError(f"--reference {name}: {error}" + (f"; {others}" if others else "")) from None
 
 
 def _write(lines: Iterator[dict[str, Any]], out: TextIO | None, *, as_json: bool) -> int:

@@ -23,8 +23,10 @@ from melter.vision.response import Pixels, Response, checked_pixels
 
 Array = NDArray[np.float64]
 
-CORNER_FLOOR_PX = 0.03
+CORNER_FLOOR_PX = 0.05
 """No corner is trusted better than this."""
+LONE_FLOOR_PX = 0.15
+"""The same where one marker is all there is, and how far optics and exposure move its edges cannot be told."""
 RESIDUAL_ALLOWED_PX = 1.5
 """RMS of corners about the solution above which the markers contradict each other or the machine file."""
 EDGE_SHIFT_PRIOR_PX = 0.3
@@ -157,17 +159,19 @@ def _missed(view: BedView, machine: Machine, pixels: Pixels, response: Response)
     return found
 
 
-def marker_shift_px(view: BedView, machine: Machine, pixels: Pixels, response: Response = "srgb") -> float | None:
+def marker_shift_px(
+    view: BedView, machine: Machine, pixels: Pixels, response: Response = "srgb", *, everywhere: bool = True
+) -> float | None:
     """Return the median distance of marker corners from where a view has them, pixels; None when no marker is found.
 
-    Looks where the markers were; when fewer than half of them are there, in the whole image.
+    Looks where the markers were; ``everywhere``: when fewer than half of them are there, in the whole image.
     """
     light = grey_light(pixels, response)
     markers = {marker.id: marker for marker in machine.bed.marker}
     here = dict(zip(view.markers_seen, view.marker_corners_px, strict=True))
     found = {n: look_for_marker(light, markers[n], corners, view.calibration) for n, corners in here.items()}
     seen = [one for one in found.values() if one is not None]
-    if 2 * len(seen) < len(here):
+    if everywhere and 2 * len(seen) < len(here):
         seen = [
             s for s in find_markers(pixels, machine.bed.marker, view.calibration, response)[0] if s.marker.id in here
         ]
@@ -272,7 +276,8 @@ def _solve(seen: Sequence[SeenMarker], calibration: CameraCalibration | None) ->
     distance = np.linalg.norm(raw(q), axis=1)
     unknowns = len(first) + free_edges
     sigma2 = max(
-        float(np.sum((weight * distance) ** 2)) / max(2 * float(np.sum(weight)) - unknowns, 4), CORNER_FLOOR_PX**2
+        float(np.sum((weight * distance) ** 2)) / max(2 * float(np.sum(weight)) - unknowns, 4),
+        (CORNER_FLOOR_PX if len(seen) > 1 else LONE_FLOOR_PX) ** 2,
     )
     h = homography(q[:-1])
     h = h / h[2, 2]

@@ -84,6 +84,14 @@ class CameraStream(Protocol):
         """Counts so far."""
         ...
 
+    def fix(self) -> str:
+        """Switch automatic exposure, gain and white balance off; return what cannot be fixed, empty when all is."""
+        ...
+
+    def expose(self, factor: float) -> bool:
+        """Multiply the exposure time; return whether the device took it."""
+        ...
+
     def close(self) -> None:
         """Stop the thread, if any, and let the device go."""
         ...
@@ -171,6 +179,13 @@ class _FileStream:
             if isinstance(frame, Frame) and frame.number > newer_than:
                 return frame
         raise VisionFault(f"source {self.source}: at its end after {self._stats.frames} frames")
+
+    def fix(self) -> str:
+        return f"source {self.source}: recorded pictures, their exposure is what it is"
+
+    def expose(self, factor: float) -> bool:
+        del factor
+        return False
 
     def close(self) -> None:
         self._iterator = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import urllib.error
@@ -9,7 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 from melter.errors import CameraError, VisionFault
 from melter.vision.camera import BrokenFrame, CameraStats, Frame, decode_image
@@ -20,6 +21,8 @@ STALL_S = 1.0
 """No frame for this long is a stall: the connection is made anew."""
 LONGEST_PAUSE_S = 2.0
 """Between two attempts to reconnect."""
+MANUAL_EXPOSURE = (1.0, 0.25)
+"""What switches automatic exposure off: V4L2's number, DirectShow's."""
 JPEG_MAX_BYTES = 64 * 2**20
 
 
@@ -32,6 +35,19 @@ class Device(Protocol):
 
     def close(self) -> None:
         """Let the connection go."""
+        ...
+
+
+@runtime_checkable
+class Adjustable(Protocol):
+    """A device whose exposure can be set."""
+
+    def fix(self) -> list[str]:
+        """Switch the automatics off; return the names of those that stay on."""
+        ...
+
+    def expose(self, factor: float) -> bool:
+        """Multiply the exposure; return whether the device took it."""
         ...
 
 
@@ -56,7 +72,10 @@ class LiveCamera:
         self._stats = CameraStats()
         self._trouble = "no frame yet"
         self._opened_host_s = time.monotonic()
+        self._stalled_after = -1
+        self._fixed, self._exposed = False, 1.0
         device = opener()
+        self._device: Device | None = device
         self._thread = threading.Thread(target=self._run, args=(device,), name=f"camera {source}", daemon=True)
         self._thread.start()
         try:
@@ -83,9 +102,35 @@ class LiveCamera:
                     self._seen = frame.number
                     return frame
                 if self._closing.is_set() or now_s >= deadline_s:
+                    self._note_stall(frame, now_s)
                     age = f"the last one is {now_s - frame.captured_host_s:.2f} s old" if frame else self._trouble
                     raise VisionFault(f"camera {self.source}: no new frame within {timeout_s} s; {age}")
                 self._news.wait(deadline_s - now_s)
+
+    def _note_stall(self, frame: Frame | None, now_s: float) -> None:
+        """Count a silence once, also one in which the device does not even return."""
+        if frame is not None and now_s - frame.captured_host_s > STALL_S and frame.number != self._stalled_after:
+            self._stalled_after = frame.number
+            self._stats = replace(self._stats, stalls=self._stats.stalls + 1)
+
+    def fix(self) -> str:
+        """Switch automatic exposure, gain and white balance off; return what cannot be fixed, empty when all is.
+
+        After a reconnect the device is set anew.
+        """
+        self._fixed, device = True, self._device
+        if not isinstance(device, Adjustable):
+            return f"camera {self.source}: its exposure cannot be set from here"
+        left = device.fix()
+        return f"camera {self.source}: stays automatic: {', '.join(left)}" if left else ""
+
+    def expose(self, factor: float) -> bool:
+        """Multiply the exposure time; return whether the device took it."""
+        device = self._device
+        taken = isinstance(device, Adjustable) and device.expose(factor)
+        if taken:
+            self._exposed *= factor
+        return taken
 
     def frames(self) -> Iterator[Frame | BrokenFrame]:
         """Yield each newest frame until the camera is closed; raise VisionFault when it falls silent for 10 stalls."""
@@ -115,8 +160,7 @@ class LiveCamera:
         while not self._closing.is_set():
             try:
                 if device is None:
-                    device = self._opener()
-                    self._count(reconnects=1)
+                    device = self._device = self._opened_again()
                 self._publish(device.read())
                 pause_s = 0.1
             except CameraError as error:
@@ -124,11 +168,20 @@ class LiveCamera:
                 if device is not None:
                     self._count(stalls=1)
                     device.close()
-                    device = None
+                    device = self._device = None
                 self._closing.wait(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         if device is not None:
             device.close()
+
+    def _opened_again(self) -> Device:
+        """A new connection, set as the one before was."""
+        device = self._opener()
+        self._count(reconnects=1)
+        if self._fixed and isinstance(device, Adjustable):
+            device.fix()
+            device.expose(self._exposed)
+        return device
 
     def _publish(self, image: Pixels | None) -> None:
         now_s = time.monotonic()
@@ -186,8 +239,44 @@ class _CaptureDevice:
             raise CameraError(f"source {self._name}: gives no more frames")
         return checked_pixels(image)
 
+    def fix(self) -> list[str]:
+        """Fix what V4L2, DirectShow and AVFoundation let one fix; the device's own answer counts."""
+        left: list[str] = []
+        now = float(self._capture.get(cv2.CAP_PROP_EXPOSURE))
+        if not any(self._set(cv2.CAP_PROP_AUTO_EXPOSURE, manual) for manual in MANUAL_EXPOSURE):
+            left.append("exposure")
+        elif now != 0:
+            self._capture.set(cv2.CAP_PROP_EXPOSURE, now)
+        gain = float(self._capture.get(cv2.CAP_PROP_GAIN))
+        if not self._set(cv2.CAP_PROP_GAIN, gain):
+            left.append("gain")
+        if not self._set(cv2.CAP_PROP_AUTO_WB, 0.0):
+            left.append("white balance")
+        return left
+
+    def expose(self, factor: float) -> bool:
+        now = float(self._capture.get(cv2.CAP_PROP_EXPOSURE))
+        wanted = exposure_setting(now, factor)
+        return wanted != now and self._set(cv2.CAP_PROP_EXPOSURE, wanted)
+
+    def _set(self, what: int, value: float) -> bool:
+        """Set and read back."""
+        if not self._capture.set(what, value):
+            return False
+        return abs(float(self._capture.get(what)) - value) <= 0.01 + 0.05 * abs(value)
+
     def close(self) -> None:
         self._capture.release()
+
+
+def exposure_setting(now: float, factor: float) -> float:
+    """Return a device's exposure setting ``factor`` times as long as ``now``.
+
+    V4L2 counts in units of 100 µs (positive whole numbers); DirectShow in powers of two seconds (negative ones).
+    """
+    if now > 0:
+        return float(max(1, round(now * factor)))
+    return float(round(now + math.log2(factor)))
 
 
 class _HttpJpegDevice:

@@ -25,6 +25,15 @@ Array = NDArray[np.float64]
 PROFILE_STEP_PX = 0.25
 INTERPOLATION_PX2 = 1 / 6
 """Variance that bilinear interpolation between pixels adds to a profile, on average."""
+OTHER_DICTIONARIES = (
+    "DICT_4X4_1000",
+    "DICT_5X5_1000",
+    "DICT_6X6_1000",
+    "DICT_7X7_1000",
+    "DICT_ARUCO_ORIGINAL",
+    "DICT_APRILTAG_36h11",
+)
+"""The largest of each family; smaller ones are their beginnings."""
 MIN_SIDE_PX = 9.0
 """Below this a marker's corners say less than they confuse."""
 
@@ -88,6 +97,22 @@ def look_for_marker(
     """
     one = _refine(light, marker, corners_px, calibration)
     return one if one is not None and _likeness(light, one) > 0.6 else None
+
+
+def markers_of_other_dictionaries(image: Pixels, markers: Sequence[Marker]) -> str:
+    """Return which markers of dictionaries that the machine file does not name are in the image; empty when none.
+
+    Slow: for messages.
+    """
+    grey, known = _grey_8bit(checked_pixels(image)), {marker.dictionary for marker in markers}
+    best: tuple[str, list[int]] = ("", [])
+    for name in OTHER_DICTIONARIES:
+        if name in known:
+            continue
+        ids = sorted({n for n, _ in _detect(grey, name)})
+        if len(ids) > len(best[1]):
+            best = (name, ids)
+    return f"markers of {best[0]} are in the image: {', '.join(map(str, best[1]))}" if best[1] else ""
 
 
 def _likeness(light: Light, seen: SeenMarker) -> float:

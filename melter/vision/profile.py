@@ -20,15 +20,18 @@ Array = NDArray[np.float64]
 
 MODEL_ERROR = 0.10
 """Relative departure of real patches from the model."""
-HIDDEN_LIMIT = 2.5
+DARKER_LIMIT = 10.0
 """Standard deviations: a pixel that is darker than the model by more than this is rather hidden than badly modelled."""
 BRIGHTER_LIMIT = 8.0
 """The same for brighter pixels, which nothing that hides explains; glints and texture do."""
-WELL_FITTED = 0.13
-"""RMS logarithmic residual of a whole patch; more may mean that part of it is hidden."""
+ITERATIONS = 14
 SHAPE_PRIOR = (0.10, 0.5)
 """Mean and standard deviation of ln b: patches near focus are slightly flatter than a Gaussian."""
-FLUX_PRIOR_STD = 0.4
+ROUND_PRIOR_STD = 0.25
+"""Of the logarithm of the axis ratio, and of the shear."""
+PEAK_PRIOR_STD = 0.15
+"""Of the logarithm of a partly hidden patch's peak over the brightest that is seen of it."""
+FLUX_PRIOR_STD = 0.6
 """Of the logarithm of the patch's power, as told by the lens and the sunlit sand."""
 
 
@@ -43,6 +46,8 @@ class Samples:
     saturated: NDArray[np.bool_]
     noise: float
     """Standard deviation of the light of one dark pixel."""
+    worth: float = 1.0
+    """Weight of all of them against what is known beforehand: neighbours depart from the model together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,16 +58,6 @@ class Profile:
     """(7,) ln A, x, y, ln U11, U12, ln U22, ln b."""
     covariance: Array
     """(7, 7)"""
-    explained: float
-    """Share of the samples' log variance that the model explains, 0..1."""
-    hidden_share: float
-    """Share of the model's light that something hides."""
-    misfit: float
-    """RMS logarithmic residual where the patch is bright and not hidden."""
-    cost: float
-    """What the fit minimised."""
-    missing_m: Array
-    """(2,) from the centre to where light is missing."""
 
     @property
     def centre_m(self) -> Array:
@@ -74,10 +69,28 @@ class Profile:
         """(2, 2) second central moments."""
         return _moments(self.parameters)
 
+    def light_at(self, x_m: NDArray[np.float32], y_m: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the model's light at bed points."""
+        t = self.parameters
+        dx, dy = x_m - np.float32(t[1]), y_m - np.float32(t[2])
+        s1 = np.float32(np.exp(t[3])) * dx + np.float32(t[4]) * dy
+        s2 = np.float32(np.exp(t[5])) * dy
+        q = np.maximum(s1 * s1 + s2 * s2, np.float32(1e-12))
+        return np.exp(np.float32(t[0]) - np.minimum(q ** np.float32(np.exp(t[6])), np.float32(60)))
+
     @property
     def peak(self) -> float:
         """Linear light at the centre."""
         return float(np.exp(self.parameters[0]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What is known before the fit."""
+
+    log_flux: float | None
+    log_peak: float | None
+    shape: tuple[Array, float] | None
 
 
 def log_flux(theta: Array) -> float:
@@ -99,32 +112,24 @@ def fit_profile(
     start: Array,
     *,
     log_flux_expected: float | None = None,
+    log_peak_expected: float | None = None,
     shape_known: tuple[Array, float] | None = None,
-    iterations: int = 14,
-    soft_first: bool = True,
 ) -> Profile:
     """Return the profile that fits the samples best, from ``start`` (7,).
 
-    ``log_flux_expected`` steadies the amplitude where most is saturated; ``shape_known`` is a profile's parameters and
-    how far (relative) its size and amplitude may have changed since: it completes a patch that is partly hidden.
-    ``soft_first`` takes all pixels for visible to begin with; without it, dark ones count little from the start.
+    ``log_flux_expected`` and ``log_peak_expected`` steady the amplitude where much is hidden or saturated;
+    ``shape_known`` is a profile's parameters and how far (relative) its size and amplitude may have changed since.
     """
     floor = max(3 * samples.noise, 0.01 * float(samples.light.max(initial=0.0)), 1e-5)
     seen = np.log(np.maximum(samples.light, 0) + floor)
     sigma = np.sqrt((samples.noise / (np.maximum(samples.light, 0) + floor)) ** 2 + MODEL_ERROR**2)
-    unit = _unit(start)
+    unit, known = _unit(start), _Known(log_flux_expected, log_peak_expected, shape_known)
 
-    def equations(theta: Array, softness: float) -> tuple[float, Array, Array]:
-        return _normal_equations(samples, seen, sigma, floor, theta, unit, log_flux_expected, shape_known, softness)
+    def equations(theta: Array) -> tuple[float, Array, Array]:
+        return _normal_equations(samples, seen, sigma, floor, theta, unit, known)
 
-    theta = start
-    if soft_first:
-        theta, _, a = _descend(equations, start, unit, 4.0, iterations)
-        profile = _judged(samples, seen, sigma, floor, theta, _covariance(a, unit), equations(theta, 1.0)[0])
-        if profile.misfit < WELL_FITTED and profile.hidden_share < 0.01 and not samples.saturated.any():
-            return profile
-    theta, cost, a = _descend(equations, theta, unit, 1.0, iterations)
-    return _judged(samples, seen, sigma, floor, theta, _covariance(a, unit), cost)
+    theta, normal = _descend(equations, start, unit)
+    return Profile(theta, _covariance(normal, unit))
 
 
 def _covariance(normal: Array, unit: Array) -> Array:
@@ -132,21 +137,17 @@ def _covariance(normal: Array, unit: Array) -> Array:
 
 
 def _descend(
-    equations: Callable[[Array, float], tuple[float, Array, Array]],
-    start: Array,
-    unit: Array,
-    softness: float,
-    iterations: int,
-) -> tuple[Array, float, Array]:
-    """Levenberg and Marquardt's way down; returns parameters, cost and scaled normal matrix."""
+    equations: Callable[[Array], tuple[float, Array, Array]], start: Array, unit: Array
+) -> tuple[Array, Array]:
+    """Levenberg and Marquardt's way down; returns parameters and scaled normal matrix."""
     theta, damping = start, 1e-3
-    cost, a, g = equations(theta, softness)
-    for _ in range(iterations):
+    cost, a, g = equations(theta)
+    for _ in range(ITERATIONS):
         step = np.linalg.solve(a + damping * np.diag(np.diag(a)), -g)
         step = step * min(1.0, 1.5 / float(np.abs(step).max()))
         new = theta + step * unit
         new[6] = np.clip(new[6], -1.0, 2.3)
-        trial = equations(new, softness)
+        trial = equations(new)
         if np.isfinite(trial[0]) and trial[0] <= cost:
             small = np.abs(step).max() < 1e-3 or cost - trial[0] < 1e-4 * cost
             theta, (cost, a, g), damping = new, trial, max(damping * 0.2, 1e-6)
@@ -156,7 +157,7 @@ def _descend(
             damping *= 8
             if damping > 1e6:
                 break
-    return theta, cost, a
+    return theta, a
 
 
 def _unit(start: Array) -> Array:
@@ -181,16 +182,14 @@ def _normal_equations(
     floor: float,
     theta: Array,
     unit: Array,
-    log_flux_expected: float | None,
-    shape_known: tuple[Array, float] | None,
-    softness: float,
+    known: _Known,
 ) -> tuple[float, Array, Array]:
     """Robust cost, its Gauss-Newton matrix and gradient in scaled parameters."""
     light, s1, s2, dx, dy, qb = _model(samples, theta)
     r = np.log(light + floor) - seen
     r[samples.saturated] = np.minimum(r[samples.saturated], 0)
     z = r / sigma
-    share = 1 / (1 + (z / np.where(z > 0, softness * HIDDEN_LIMIT, BRIGHTER_LIMIT)) ** 2)
+    share = 1 / (1 + (z / np.where(z > 0, DARKER_LIMIT, BRIGHTER_LIMIT)) ** 2)
     weight = np.where(z > 0, share * share, share)
     cost = float(np.sum(np.where(z > 0, 0.5 * z * z * share, -0.5 * BRIGHTER_LIMIT**2 * np.log(share))))
     b = float(np.exp(theta[6]))
@@ -212,54 +211,36 @@ def _normal_equations(
     )
     columns *= base
     columns *= unit[:, None]
-    a = (columns * weight) @ columns.T
-    g = columns @ (weight * z)
-    for row, value, std in _priors(theta, unit, log_flux_expected, shape_known):
+    a = samples.worth * ((columns * weight) @ columns.T)
+    g = samples.worth * (columns @ (weight * z))
+    cost *= samples.worth
+    for row, value, std in _priors(theta, unit, known):
         cost += 0.5 * (value / std) ** 2
         a += np.outer(row, row) / std**2
         g += row * value / std**2
     return cost, a + 1e-9 * np.eye(7), g
 
 
-def _priors(
-    theta: Array, unit: Array, log_flux_expected: float | None, shape_known: tuple[Array, float] | None
-) -> list[tuple[Array, float, float]]:
+def _priors(theta: Array, unit: Array, known: _Known) -> list[tuple[Array, float, float]]:
     """(scaled gradient, residual, standard deviation) of what is known beforehand."""
-    rows: list[tuple[Array, float, float]] = []
-    known = np.eye(7)
-    rows.append((known[6], float(theta[6]) - SHAPE_PRIOR[0], SHAPE_PRIOR[1]))
-    if log_flux_expected is not None:
-        row = known[0] - known[3] - known[5]
-        rows.append((row, log_flux(theta) - log_flux_expected, FLUX_PRIOR_STD))
-    if shape_known is not None:
-        before, change = shape_known
+    e = np.eye(7)
+    size_u = float(np.exp((theta[3] + theta[5]) / 2))
+    rows: list[tuple[Array, float, float]] = [
+        (e[6], float(theta[6]) - SHAPE_PRIOR[0], SHAPE_PRIOR[1]),
+        (e[3] - e[5], float(theta[3] - theta[5]), ROUND_PRIOR_STD),
+        (e[4] * unit[4] / size_u, float(theta[4]) / size_u, ROUND_PRIOR_STD),
+    ]
+    if known.log_flux is not None:
+        rows.append((e[0] - e[3] - e[5], log_flux(theta) - known.log_flux, FLUX_PRIOR_STD))
+    if known.log_peak is not None:
+        rows.append((e[0], float(theta[0]) - known.log_peak, PEAK_PRIOR_STD))
+    if known.shape is not None:
+        before, change = known.shape
         size_u = float(np.exp((before[3] + before[5]) / 2))
         for i in (0, 3, 5, 6):
-            rows.append((known[i], float(theta[i] - before[i]), change))
-        rows.append((known[4] * unit[4] / size_u, float(theta[4] - before[4]) / size_u, change))
+            rows.append((e[i], float(theta[i] - before[i]), change))
+        rows.append((e[4] * unit[4] / size_u, float(theta[4] - before[4]) / size_u, change))
     return rows
-
-
-def _judged(
-    samples: Samples, seen: Array, sigma: Array, floor: float, theta: Array, covariance: Array, cost: float
-) -> Profile:
-    light, *_, dx, dy, _ = _model(samples, theta)
-    r = np.log(light + floor) - seen
-    r[samples.saturated] = np.minimum(r[samples.saturated], 0)
-    bright = light > 0.10 * np.exp(theta[0])
-    dark = (r > 6 * sigma) & (r > 0.5) & bright
-    kept = ~dark
-    told = kept & ~samples.saturated
-    told = told if np.count_nonzero(told) >= 10 else kept
-    spread = float(np.var(seen[told])) if told.any() else 0.0
-    explained = 1 - float(np.mean(r[told] ** 2)) / max(spread, 1e-9) if told.any() else 0.0
-    core = bright & kept
-    misfit = float(np.sqrt(np.mean(r[core] ** 2))) if core.any() else 1.0
-    weight = light * np.maximum(r, 0) * bright
-    missing = np.array([weight @ dx, weight @ dy]) / max(float(weight.sum()), 1e-12)
-    return Profile(
-        theta, covariance, explained, float(light[dark].sum() / max(light.sum(), 1e-12)), misfit, cost, missing
-    )
 
 
 def _moments(theta: Array) -> Array:

@@ -12,7 +12,7 @@ from melter.geometry.pose import sun_direction_world
 from melter.machine import Machine
 from melter.vision.maps import BedMaps
 from melter.vision.opencv import cv2
-from melter.vision.patch import Level
+from melter.vision.plausible import Level
 from melter.vision.response import SATURATED_SHARE, Pixels, Response, full_scale, table
 
 BRIGHTER_THAN_SAND = 4.0
@@ -62,8 +62,6 @@ def find_bright(pixels: Pixels, maps: BedMaps, machine: Machine, response: Respo
         _flux_expected_m2(machine),
         _floor_semi_axis_m(machine),
     )
-    if sand > 0.8:
-        return Found(level, (), f"overexposed: sunlit sand is at {100 * sand:.0f} % of full scale")
     threshold = int(np.searchsorted(codes, level.threshold))
     part = pixels[v0:v1, u0:u1]
     green = cv2.extractChannel(part, 1) if part.ndim == 3 else part

@@ -7,6 +7,7 @@ is judged against where the patch was going: position, speed and shape over time
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +19,12 @@ from melter.machine import Machine
 from melter.observation import PatchEstimate, Status
 from melter.vision.bed import BedView, marker_shift_px, require_calibration_fits, solve_bed
 from melter.vision.calibration import CameraCalibration
+from melter.vision.cut import Box
 from melter.vision.maps import BedMaps, build_maps
-from melter.vision.patch import Level, Rejected, Spot, axes_of, measure_spot
+from melter.vision.patch import Rejected, Spot, axes_of, measure_spot
+from melter.vision.plausible import OVEREXPOSED, Level
 from melter.vision.response import Pixels, Response, checked_pixels
-from melter.vision.search import find_bright
+from melter.vision.search import Candidate, Found, find_bright
 from melter.vision.track import Choice, Track
 
 Array = NDArray[np.float64]
@@ -29,8 +32,13 @@ Array = NDArray[np.float64]
 CHECK_EVERY_S = 0.5
 """Between two looks at the markers."""
 NUDGED_FROM_PX = 2.0
-MARKERS_VISIBLE_FROM = 0.02
-"""Linear light of sand at which white and black of markers can be told apart."""
+OTHERS_EVERY = 5
+"""While the patch is tracked, spots elsewhere are measured in every so manyth frame only."""
+SAME_PX = 5.0
+SMALL_SHARE = 0.1
+"""Of a spot's pixels: a spot smaller than this is not part of it."""
+MARKERS_VISIBLE_FROM, MARKERS_CLEAR_FROM = 0.002, 0.02
+"""Linear light of sand from which markers are found where they were, and from which anywhere in the image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +76,8 @@ class PatchTracker:
         self.last_details = TrackDetails("no frame yet")
         self._maps: BedMaps | None = None
         self._track = Track()
+        self._others: list[Spot] = []
+        self._looks = 0
         self._referenced = False
         self._checked_s: float | None = None
         self.moved_px = 0.0
@@ -83,19 +93,25 @@ class PatchTracker:
         self._referenced = True
         return view
 
-    def camera_shift_px(self, image: NDArray[Any]) -> float | None:
+    def camera_shift_px(self, image: NDArray[Any], *, everywhere: bool = True) -> float | None:
         """Return how far the markers have moved since the reference (median, pixels); None while too few can be seen.
 
-        Cheap: looks only where they were. When fewer than half are there, looks in the whole image.
+        Cheap: looks only where they were. ``everywhere``: when fewer than half are there, looks in the whole image.
         """
         if self.view is None:
             return None
-        return marker_shift_px(self.view, self.machine, checked_pixels(image), self.options.response)
+        pixels = checked_pixels(image)
+        return marker_shift_px(self.view, self.machine, pixels, self.options.response, everywhere=everywhere)
 
     def use_view(self, view: BedView) -> None:
         """Use a bed view solved before."""
         self.view, self._maps = view, build_maps(view, self.machine)
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the frames so far; the bed's view stays."""
         self._track = Track()
+        self._others = []
 
     def track(self, image: NDArray[Any], captured_host_s: float, frame: int = 0) -> PatchEstimate:
         """Return the patch in one frame. Never raises for what is in the picture; see ``last_details.reason``."""
@@ -125,42 +141,80 @@ class PatchTracker:
     ) -> PatchEstimate:
         found = find_bright(pixels, maps, self.machine, self.options.response)
         nudge = self._nudge(pixels, found.level, captured_host_s)
-        spots: list[Spot] = []
-        rejected: list[Rejected] = []
-        for candidate in found.candidates:
-            result = measure_spot(
-                pixels,
-                candidate.box,
-                view,
-                maps,
-                found.level,
-                self.options.response,
-                self._track.shape_at(captured_host_s),
-                self.options.relief_m,
-            )
-            if isinstance(result, Rejected):
-                rejected.append(result)
-            else:
-                spots.append(result)
+        spots, rejected = self._measured(pixels, view, maps, found, captured_host_s)
         choice = self._track.choose(spots, captured_host_s)
         reason = (
             choice.reason
             or ("; ".join(r.reason for r in rejected) if choice.spot is None and rejected else "")
             or (found.reason if choice.spot is None else "")
         )
+        if choice.spot is None and found.level.sand > OVEREXPOSED:
+            reason = f"overexposed: sunlit sand is at {100 * found.level.sand:.0f} % of full scale"
         reason = "; ".join(part for part in (nudge, reason) if part)
         self.last_details = TrackDetails(
             reason, tuple(spots), tuple(rejected), found.level, time.perf_counter() - started_s
         )
         return _estimate_of(choice, captured_host_s, frame)
 
+    def _measured(
+        self, pixels: Pixels, view: BedView, maps: BedMaps, found: Found, time_s: float
+    ) -> tuple[list[Spot], list[Rejected]]:
+        """Spots and what was none. While the patch is where it should be, the others are looked at now and then."""
+        expected = self._track.expected_at(time_s)
+        first, later = list(found.candidates), list[Candidate]()
+        if expected is not None:
+            place_px, reach_m = view.to_px(expected[0]), expected[1]
+            reach_px = reach_m / float(np.sqrt(abs(np.linalg.det(view.jacobian_m_per_px(place_px)))))
+            first = [c for c in found.candidates if _distance_px(c.box, place_px) < reach_px]
+            later = [c for c in found.candidates if c not in first]
+        spots: list[Spot] = []
+        rejected: list[Rejected] = []
+
+        def measure(candidates: Sequence[Candidate]) -> None:
+            for candidate in candidates:
+                result = measure_spot(
+                    pixels,
+                    candidate.box,
+                    view,
+                    maps,
+                    found.level,
+                    self.options.response,
+                    self._track.shape_at(time_s),
+                    self.options.relief_m,
+                    _small_others(candidate, found.candidates),
+                )
+                spots.append(result) if isinstance(result, Spot) else rejected.append(result)
+
+        measure(first)
+        self._looks += 1
+        if later and (not spots or self._looks % OTHERS_EVERY == 0):
+            known = len(spots)
+            measure(later)
+            self._others = spots[known:]
+        elif later:
+            here = [spot.centre_px for spot in spots]
+            spots += [old for old in self._others if all(np.linalg.norm(old.centre_px - px) > SAME_PX for px in here)]
+        return spots, rejected
+
     def _nudge(self, pixels: Pixels, level: Level, time_s: float) -> str:
         """Every half second, if markers are bright enough: has the camera moved? Says so until it is back."""
         due = self._checked_s is None or not 0 <= time_s - self._checked_s < CHECK_EVERY_S
         if due and level.sand > MARKERS_VISIBLE_FROM:
             self._checked_s = time_s
-            self.moved_px = self.camera_shift_px(pixels) or 0.0
+            shift_px = self.camera_shift_px(pixels, everywhere=level.sand > MARKERS_CLEAR_FROM)
+            self.moved_px = self.moved_px if shift_px is None else shift_px
         return f"the camera has moved by {self.moved_px:.1f} px" if self.moved_px > NUDGED_FROM_PX else ""
+
+
+def _distance_px(box: Box, place_px: Array) -> float:
+    """From a place to the nearest point of a box."""
+    low, high = np.array(box[:2]), np.array(box[2:])
+    return float(np.linalg.norm(np.maximum(np.maximum(low - place_px, place_px - high), 0)))
+
+
+def _small_others(one: Candidate, candidates: Sequence[Candidate]) -> list[Box]:
+    """Boxes of the spots that are much smaller than this one: sparkles beside it, not parts of it."""
+    return [other.box for other in candidates if other is not one and other.weight < SMALL_SHARE * one.weight]
 
 
 def _estimate_of(choice: Choice, captured_host_s: float, frame: int) -> PatchEstimate:

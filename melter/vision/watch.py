@@ -11,6 +11,7 @@ from typing import Self
 from melter.errors import CameraError, VisionFault
 from melter.observation import PatchEstimate
 from melter.vision.camera import CameraStream, Frame
+from melter.vision.metering import Meter, Metered
 from melter.vision.tracker import PatchTracker
 
 STALE_S = 0.5
@@ -26,6 +27,9 @@ class PatchWatcher:
         self, camera: CameraStream, tracker: PatchTracker, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._camera, self._tracker, self._clock = camera, tracker, clock
+        self._meter = Meter(camera, tracker)
+        self.metering = Metered(False, "not started")
+        """Whether the exposure follows the patch, and why not; known once started."""
         self._lock = threading.Lock()
         self._newest: PatchEstimate | None = None
         self._arrived_s = clock()
@@ -65,6 +69,7 @@ class PatchWatcher:
         return newest
 
     def __enter__(self) -> Self:
+        self.metering = self._meter.start()
         self._running, self._arrived_s = True, self._clock()
         self._thread.start()
         return self
@@ -87,6 +92,7 @@ class PatchWatcher:
                 continue
             number = frame.number
             estimate = self._tracker.track(frame.image, frame.captured_host_s, frame.number)
+            self._meter.see(frame.captured_host_s)
             now_s = self._clock()
             with self._lock:
                 self._newest, self._arrived_s = estimate, now_s

@@ -9,7 +9,7 @@ from melter.timing import Contender, measure
 TINY = ["--seconds", "0.05", "--envs", "2", "--threads", "1", "--workers", "2", "--json"]
 
 
-@pytest.mark.parametrize("what", sorted(BENCHES))
+@pytest.mark.parametrize("what", sorted(set(BENCHES) - {"learner"}))
 def test_rows_and_one_json_object(what, capsys):
     assert run([what, *TINY]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
@@ -28,8 +28,18 @@ def test_env_is_compared_with_its_peers(capsys):
     assert any(name.startswith("physics alone") for name in first["ratio_to"])
 
 
+def test_learners_are_compared_with_stable_baselines3s(capsys):
+    run(["learner", *TINY])
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert all(row["rate"] > 0 and row["unit"].endswith(("/s", "learning included")) for row in rows)
+    for word in ("PPO", "TD3", "SAC"):
+        mine = [row for row in rows if row["name"].startswith("melter's " + word)]
+        assert mine
+        assert all(any(name.startswith("stable-baselines3's " + word) for name in row["ratio_to"]) for row in mine)
+
+
 def test_unknown_bench_names_the_known_ones():
-    with pytest.raises(BadInput, match=r"env, gate, vision; did you mean gate\?"):
+    with pytest.raises(BadInput, match=r"env, gate, learner, vision; did you mean gate\?"):
         run(["gat"])
 
 

@@ -100,3 +100,31 @@ def test_bad_input(
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", "--help"]) == 0
     assert "camera SOURCE" in capsys.readouterr().out
+
+
+def test_a_bad_fit_is_refused_with_exit_1_and_nothing_written(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "c.json"
+    arguments = ["calibrate", "camera", str(pictures), "--out", str(out), "--max-rms-px", "0.01", "--json"]
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["file"] is None
+    assert "--max-rms-px" in captured.err
+    assert not out.exists()
+
+
+def test_markers_of_another_dictionary_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    book = cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_6X6_250)
+    image = np.full((480, 640), 220, np.uint8)
+    image[100:260, 200:360] = cv2.aruco.generateImageMarker(book, 7, 160)
+    cv2.imwrite(str(tmp_path / "other.png"), image)
+    for command in (
+        ["calibrate", "bed", str(tmp_path / "other.png"), "--out", str(tmp_path / "bed.json")],
+        ["track", str(tmp_path / "other.png"), "--reference", str(tmp_path / "other.png")],
+    ):
+        assert main(command) == 2
+        message = capsys.readouterr().err
+        assert "DICT_6X6" in message
+        assert "7" in message
+        assert len(message.splitlines()) == 1

@@ -118,7 +118,6 @@ def same_numbers_in_any_order(benches: list[Bench], request: pytest.FixtureReque
         bench.rng = np.random.default_rng(zlib.crc32(request.node.name.encode()) + number)
 
 
-
 def test_unsaturated_patches_are_found_to_a_tenth_of_a_pixel(benches: list[Bench]) -> None:
     px, sigmas, axes, angles = [], [], [], []
     for bench in benches:
@@ -278,6 +277,38 @@ def test_another_image_size_than_the_reference_is_lost_and_says_why(benches: lis
     tracker = benches[0].fresh()
     assert tracker.track(np.zeros((480, 640, 3), np.uint8), 0.0).status == "lost"
     assert "640 x 480" in tracker.last_details.reason
+
+
+def test_a_nudge_is_noticed_in_a_picture_exposed_for_the_patch(benches: list[Bench]) -> None:
+    """Sand at a hundredth of full scale: the markers are still found where they were."""
+    bench = benches[0]
+    tracker = bench.fresh()
+    image = bench.frame(None, (0, 0), exposure=0.03)
+    tracker.track(image, 0.0)
+    assert tracker.moved_px < 1.0
+    tracker.track(np.roll(image, 4, axis=1), 1.0)
+    assert tracker.moved_px > 2.5
+    assert "camera has moved" in tracker.last_details.reason
+
+
+def test_sharp_things_are_no_patch_however_many(benches: list[Bench]) -> None:
+    bench = benches[1]
+    points = bench.scene.cam.project(np.column_stack([bench.rng.uniform(-0.1, 0.1, (25, 2)), np.zeros(25)]))
+    glints = tuple((u, v, bench.rng.uniform(0.2, 30.0), 0.6) for u, v in points)
+    estimate = bench.fresh().track(bench.frame(None, (0, 0), exposure=0.01, glints=glints), 0.0)
+    assert estimate.status == "lost", bench.tracker.last_details
+
+
+def test_a_sparkle_on_the_patch_does_not_move_it(benches: list[Bench]) -> None:
+    bench, centre, covariance = benches[2], np.array([0.05, 0.1]), np.diag([0.05, 0.045]) ** 2
+    peak = POWER_W / (2 * np.pi * np.sqrt(np.linalg.det(covariance)))
+    exposure = 0.5 / (bench.scene.sand * peak / bench.scene.sunlit)
+    u, v = bench.scene.cam.project(np.array([*(centre + (0.06, 0.03)), 0.0]))
+    field = ray.gaussian_patch(centre, covariance, POWER_W)
+    image = bench.frame(field, centre, exposure=exposure, reach=0.3, glints=((u, v, 8.0, 0.6),))
+    estimate = bench.fresh().track(image, 0.0)
+    assert estimate.status == "ok", bench.tracker.last_details
+    assert np.linalg.norm(estimate.centre_world_m - centre) < 0.0025
 
 
 class Film:
