@@ -2,8 +2,10 @@ import json
 
 import pytest
 
+from melter.cli import bench
 from melter.cli.bench import BENCHES, run
 from melter.errors import BadInput
+from melter.policy import contenders
 from melter.timing import Contender, measure
 
 TINY = ["--seconds", "0.05", "--envs", "2", "--threads", "1", "--workers", "2", "--json"]
@@ -28,7 +30,10 @@ def test_env_is_compared_with_its_peers(capsys):
     assert any(name.startswith("physics alone") for name in first["ratio_to"])
 
 
-def test_learners_are_compared_with_stable_baselines3s(capsys):
+def test_learners_are_compared_with_stable_baselines3s(capsys, monkeypatch):
+    for name, value in (("ROLLOUT", 32), ("OFF_STEPS", 1), ("OFF_BATCH", 16), ("OFF_ARCH", [16, 16])):
+        monkeypatch.setattr(contenders, name, value)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
     run(["learner", *TINY])
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert all(row["rate"] > 0 and row["unit"].endswith(("/s", "learning included")) for row in rows)

@@ -303,7 +303,7 @@ def test_a_sparkle_on_the_patch_does_not_move_it(benches: list[Bench]) -> None:
     bench, centre, covariance = benches[2], np.array([0.05, 0.1]), np.diag([0.05, 0.045]) ** 2
     peak = POWER_W / (2 * np.pi * np.sqrt(np.linalg.det(covariance)))
     exposure = 0.5 / (bench.scene.sand * peak / bench.scene.sunlit)
-    u, v = bench.scene.cam.project(np.array([*(centre + (0.06, 0.03)), 0.0]))
+    u, v = bench.scene.cam.project(np.array([centre[0] + 0.06, centre[1] + 0.03, 0.0]))
     field = ray.gaussian_patch(centre, covariance, POWER_W)
     image = bench.frame(field, centre, exposure=exposure, reach=0.3, glints=((u, v, 8.0, 0.6),))
     estimate = bench.fresh().track(image, 0.0)
