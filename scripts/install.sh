@@ -16,7 +16,7 @@ if [ ! -x .venv/bin/python ]; then
   "$python" -m venv .venv || { echo "could not make .venv; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
 fi
 export PIP_CONSTRAINT=$PWD/constraints.txt PIP_BUILD_CONSTRAINT=$PWD/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
-target="."
+target=".[contrib]"
 [ "${1:-}" = dev ] && target=".[dev]"
 .venv/bin/pip install --quiet torch==2.13.0
 .venv/bin/pip install --quiet --editable "$target"

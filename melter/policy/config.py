@@ -24,6 +24,8 @@ class Config:
 
     envs: int = 256
     """Simulations stepped together."""
+    groups: int = 16
+    """Groups of simulations that begin their episodes at different times, so that learning sees all parts of an episode at once."""
     learning_rate: float = 3e-4
     """Adam's step size at the start."""
     schedule: str = "linear"
@@ -61,19 +63,27 @@ def falling(schedule: str, final: float, share: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Taught(Config):
-    """An on-policy algorithm whose actor starts by learning from a teacher that sees the simulation's truth."""
+    """An on-policy algorithm whose actor has lessons first: from the classical servo, then from a teacher that sees the truth.
 
-    teacher_share: float = 0.75
-    """Share of the budget spent on learning from the teacher; 0 starts from nothing."""
-    teacher_learning_rate: float = 2e-3
+    The servo's action is exact and soon learnt; the teacher's has to be guessed from what can be measured, so that much
+    averaging and small steps lead to the best guess.
+    """
+
+    servo_share: float = 0.4
+    """Share of the budget spent on imitating the servo; 0 starts without."""
+    servo_learning_rate: float = 2e-3
+    """Adam's step size at the start of that; it falls as a cosine to a fiftieth."""
+    teacher_share: float = 0.4
+    """Share of the budget spent on learning from the teacher after that; 0 leaves it out."""
+    teacher_learning_rate: float = 3e-4
     """Adam's step size at the start of that; it falls as a cosine to a fiftieth."""
     teacher_gain: float = 0.3
     """Share of the spot error that the teacher takes back in each control period."""
-    teacher_batch_size: int = 1024
-    """Transitions per gradient step while learning from the teacher."""
-    teacher_epochs: int = 4
+    lesson_batch_size: int = 512
+    """Transitions per gradient step in lessons."""
+    lesson_epochs: int = 4
     """How often each transition is used."""
-    teacher_rollouts: int = 8
+    lesson_rollouts: int = 16
     """Rollouts that are kept to learn from."""
 
     n_steps: int = 32
@@ -85,6 +95,12 @@ class Taught(Config):
     max_grad_norm: float = 0.5
     log_std_init: float = -4.5
     """Logarithm of the exploration noise at the start, in fractions of normal cable speed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        lessons = self.servo_share + self.teacher_share
+        if lessons > 1:
+            raise BadInput(f"servo_share + teacher_share = {lessons:g}: must be at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +120,7 @@ class PpoConfig(Taught):
     critic_learning_rate: float = 1e-3
     """The critic's own step size; 0: the actor's, both clipped jointly."""
     critic_updates: int = 10
-    """Updates in which only the critic learns, when the teacher is done."""
+    """Updates in which only the critic learns, when the lessons are done."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

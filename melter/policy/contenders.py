@@ -29,6 +29,7 @@ ROLLOUT = 128
 take a minute; what a step costs is the same."""
 OFF_BATCH, OFF_ARCH, OFF_STEPS = 256, [256, 256], 10
 """stable-baselines3's defaults for SAC; gradient steps in a burst."""
+NO_LESSONS = ("servo_share=0", "teacher_share=0")
 CHECK_EPISODES, CHECK_FIRST = 32, 500_000
 """Nominal episodes that tell whether a learner has reached its target."""
 
@@ -37,9 +38,9 @@ def learner_contenders(machine: Machine, envs: int, threads: int, workers: int, 
     """Return PPO end to end, then gradient steps of TD3 and SAC, each beside stable-baselines3's."""
     torch.set_num_threads(1)
     batch = f"native batch of {envs}"
-    own = algo_config("ppo", "default", ("teacher_share=0",))
+    own = algo_config("ppo", "default", NO_LESSONS)
     size = min(own.table()["batch_size"], envs * own.table()["n_steps"])
-    own = algo_config("ppo", "default", ("teacher_share=0", f"envs={envs}", f"batch_size={size}"))
+    own = algo_config("ppo", "default", (*NO_LESSONS, f"envs={envs}", f"batch_size={size}"))
     steps = max(1, ROLLOUT * workers // envs)
     alike = algo_config("ppo", "stock", (f"envs={envs}", f"n_steps={steps}", f"batch_size={min(64, envs * steps)}"))
     return [

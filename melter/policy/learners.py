@@ -114,7 +114,7 @@ def _on_policy(
         device="cpu",
         **_own(config),
     )
-    until = config.teacher_share
+    until = config.servo_share + config.teacher_share
     after = _after(until)
 
     def rate(used: float) -> float:
@@ -123,16 +123,7 @@ def _on_policy(
     model.follow(share, rate)
     model.pieces = Pieces(threads)
     if until > 0:
-        teacher, batch = Teacher(TeacherGains(spot_share=config.teacher_gain)), env.env.batch
-        first = config.teacher_learning_rate
-        model.lessons = Lessons(
-            teacher=lambda: teacher.act(batch),
-            rate=lambda used: first * falling("cosine", LAST_LESSON_RATE, used / until),
-            until=until,
-            batch_size=config.teacher_batch_size,
-            epochs=config.teacher_epochs,
-            keep=config.teacher_rollouts,
-        )
+        model.lessons = _lessons(config, env)
     if isinstance(config, PpoConfig):
         model.critic_alone = config.critic_updates
         if config.critic_learning_rate > 0:
@@ -143,6 +134,23 @@ def _on_policy(
 
             model.critic_rate = critic_rate
     return model
+
+
+def _lessons(config: Taught, env: SandMelterVecEnv) -> Lessons:
+    """First the servo teaches, then the teacher; each time the learning rate falls."""
+    batch, switch, until = env.env.batch, config.servo_share, config.servo_share + config.teacher_share
+    servo, teacher = Servo(batch.machine), Teacher(TeacherGains(spot_share=config.teacher_gain))
+
+    def wanted(observation: Any, used: float) -> Any:
+        return servo.act(observation) if used < switch else teacher.act(batch)
+
+    def rate(used: float) -> float:
+        if used < switch:
+            return config.servo_learning_rate * falling("cosine", LAST_LESSON_RATE, used / switch)
+        share = (used - switch) / max(until - switch, 1e-9)
+        return config.teacher_learning_rate * falling("cosine", LAST_LESSON_RATE, share)
+
+    return Lessons(wanted, rate, until, config.lesson_batch_size, config.lesson_epochs, config.lesson_rollouts)
 
 
 def _after(until: float) -> Callable[[float], float]:

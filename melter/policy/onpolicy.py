@@ -56,8 +56,9 @@ class Rollout:
 class Lessons:
     """How an actor learns from a teacher."""
 
-    teacher: Callable[[], Array]
-    """The teacher's actions (envs, actions) for the simulations as they are now."""
+    teacher: Callable[[Array, float], Array]
+    """What to do (envs, actions), for observations (envs, obs) of the simulations as they are now, and the share of the
+    run's budget that is used up."""
     rate: Callable[[float], float]
     """Learning rate by the share of the run's budget that is used up."""
     until: float
@@ -104,7 +105,7 @@ class FastOnPolicy(Budgeted):
         """Play ``n_rollout_steps`` in every simulation; values and advantages follow in bulk."""
         del rollout_buffer
         callback.on_rollout_start()
-        observation, taught = np.asarray(self._last_obs), self.taught
+        observation, taught, used = np.asarray(self._last_obs), self.taught, self.used()
         actions = int(np.prod(self.action_space.shape))
         shape = (n_rollout_steps, env.num_envs)
         if self.played is None or self.played.rewards.shape != shape or (self.played.wanted is not None) != taught:
@@ -116,7 +117,7 @@ class FastOnPolicy(Budgeted):
         for time in range(n_rollout_steps):
             mean = self.networks.actor.forward(observation)
             if played.wanted is not None:
-                played.wanted[time] = self.lessons.teacher()
+                played.wanted[time] = self.lessons.teacher(observation, used)
                 mean = played.wanted[time] if teacher_drives else mean
             action = mean + std * self.rng.standard_normal((env.num_envs, actions), dtype=np.float32)
             played.observations[time], played.actions[time] = observation, action

@@ -10,13 +10,14 @@ from melter.errors import BadInput
 _INF = math.inf
 RANGES: dict[str, tuple[float, float]] = {
     "envs": (1, 65536),
+    "groups": (1, 65536),
     "n_steps": (1, 100_000),
     "n_step_return": (1, 100),
     "batch_size": (1, 1 << 24),
     "n_epochs": (1, 1000),
-    "teacher_batch_size": (1, 1 << 24),
-    "teacher_epochs": (1, 1000),
-    "teacher_rollouts": (1, 1000),
+    "lesson_batch_size": (1, 1 << 24),
+    "lesson_epochs": (1, 1000),
+    "lesson_rollouts": (1, 1000),
     "critic_updates": (0, _INF),
     "n_critic_updates": (1, 1000),
     "sub_sampling_factor": (1, 1000),
@@ -25,6 +26,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "learning_starts": (0, 1 << 30),
     "policy_delay": (1, 1000),
     "top_quantiles_to_drop_per_net": (0, 24),
+    "servo_share": (0, 1),
     "teacher_share": (0, 1),
     "final_rate": (0, 1),
     "critic_learning_rate": (0, _INF),
@@ -40,6 +42,7 @@ RANGES: dict[str, tuple[float, float]] = {
 """Lowest and highest value, both allowed."""
 ABOVE_ZERO: dict[str, float] = {
     "learning_rate": _INF,
+    "servo_learning_rate": _INF,
     "teacher_learning_rate": _INF,
     "clip_range": _INF,
     "max_grad_norm": _INF,

@@ -55,7 +55,8 @@ SPACES: dict[str, tuple[Range, ...]] = {
         Range("log_std_init", -6.0, -3.0),
         Range("target_kl", 3e-3, 0.1, log=True),
         Range("net_arch", choices=("64,64", "128,128", "256,128")),
-        Range("teacher_learning_rate", 5e-4, 5e-3, log=True),
+        Range("servo_learning_rate", 5e-4, 5e-3, log=True),
+        Range("teacher_learning_rate", 3e-5, 3e-3, log=True),
         Range("teacher_gain", 0.1, 0.6),
         Range("critic_updates", 0, 40, whole=True),
     )

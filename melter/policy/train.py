@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
@@ -29,6 +30,8 @@ from melter.policy.request import (
     resumable,
     start_folder,
 )
+from melter.policy.servo import Servo
+from melter.policy.stagger import stagger
 from melter.safety.bundle import load_policy
 
 __all__ = [
@@ -87,6 +90,9 @@ def _train(
     if goes_on:
         env.reset()
         keeper.load()
+    else:
+        model._last_obs = stagger(env, Servo(request.machine).act, request.settings.groups)
+        model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
     files: list[KVWriter] = [CsvLog(folder / "progress.csv", model.num_timesteps), TensorBoardOutputFormat(str(folder))]
     model.set_logger(Logger(str(folder), files))
     try:

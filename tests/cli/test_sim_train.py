@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,10 @@ def test_a_small_training(short_suites: None, tmp_path: Path, capsys: pytest.Cap
         (["--machine", "nowhere"], "corner8, vitrifier"),
         (["--machine", "vitrifier"], "machine check"),
         (["--resume", "nowhere"], "--resume nowhere"),
+        (["--resume", "nowhere", "--seed", "1"], "--seed"),
+        (["--algo", "sac", "--preset", "scratch"], "belongs to ppo"),
+        (["--algo", "td3", "--set", "clip_range=0.1"], "clip_range"),
+        (["--target-mm", "0"], "--target-mm"),
     ],
 )
 def test_refusals(
@@ -104,3 +109,38 @@ def test_ctrl_c_keeps_a_run_that_resumes(tmp_path: Path) -> None:
             patch.setattr(training if name == "EVAL_EPISODES" else keeper, name, 1)
         result = training.train(request, folder, lambda _: None, resume=True)
     assert result.steps > 1  # it had come further than that already
+
+
+def test_kill_9_keeps_a_run_that_resumes(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "melter.cli.main", "sim-train", *SMALL, "--minutes", "5", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end_s = time.monotonic() + 60
+    while not (out / "manifest.json").is_file() and time.monotonic() < end_s:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    assert load_policy(out).net.sizes[-1] == 8
+    request, folder = training.resumable(str(out), None, 300)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CONTEST_EPISODES", "EVAL_EPISODES"):
+            patch.setattr(training if name == "EVAL_EPISODES" else keeper, name, 1)
+        assert training.train(request, folder, lambda _: None, resume=True).steps >= 300
+
+
+def test_a_run_of_another_machine_is_not_resumed(
+    short_suites: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, other = tmp_path / "run", tmp_path / "other.toml"
+    assert main(["sim-train", *SMALL, "--steps", "200", "--out", str(out)]) == 0
+    before = {path: path.stat().st_mtime_ns for path in sorted(out.rglob("*"))}
+    table = tomllib.loads((Path(__file__).parents[2] / "models" / "corner8.toml").read_text())
+    text = (Path(__file__).parents[2] / "models" / "corner8.toml").read_text()
+    focus = str(table["lens"]["focal_length_m"])
+    other.write_text(text.replace(focus, "1.21", 1))
+    capsys.readouterr()
+    assert main(["sim-train", "--resume", str(out), "--machine", str(other), "--steps", "400"]) == 2
+    stderr = capsys.readouterr().err
+    assert "another machine file" in stderr
+    assert stderr.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in sorted(out.rglob("*"))} == before

@@ -108,6 +108,7 @@ def test_overrides_are_read_as_their_field(text: str, field: str, value: object)
         ("vf_coef=inf", "vf_coef"),
         ("teacher_share=1.01", "teacher_share"),
         ("teacher_share=-0.01", "teacher_share"),
+        ("servo_share=0.76", "teacher_share = 1.01: must be at most 1"),
         ("teacher_gain=0", "teacher_gain"),
         ("schedule=square", "constant or linear or cosine"),
         ("activation=sine", "relu or tanh"),
@@ -120,7 +121,7 @@ def test_refused_overrides(override: str, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("right", ["teacher_share=0", "teacher_share=1", "teacher_gain=1", "final_rate=0", "gamma=1"])
+@pytest.mark.parametrize("right", ["teacher_share=0", "servo_share=0.75", "teacher_gain=1", "final_rate=0", "gamma=1"])
 def test_the_edges_themselves_are_allowed(right: str) -> None:
     key, _, value = right.partition("=")
     assert getattr(ppo_config("smoke", (right,)), key) == float(value)

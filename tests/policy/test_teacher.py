@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from melter.env.batch import SandMelterBatch
+from melter.env.sb3 import SandMelterVecEnv
 from melter.env.scenario import SUITES
 from melter.machine import Machine
 from melter.policy.evaluate import figures, play
 from melter.policy.servo import Servo
+from melter.policy.stagger import stagger
 from melter.policy.teacher import Teacher, TeacherGains
 
 
@@ -40,3 +42,21 @@ def test_actions_are_in_range_and_each_simulations_own(corner8: Machine) -> None
     assert action.dtype == np.float32
     assert (np.abs(action) <= 1).all()
     np.testing.assert_allclose(Teacher().act(alone)[0], action[1], atol=1e-6)
+
+
+def test_groups_begin_their_episodes_at_different_times(corner8: Machine) -> None:
+    env = SandMelterVecEnv(8, corner8, "train")
+    observation = stagger(env, Servo(corner8).act, 4)
+    np.testing.assert_array_equal(observation, env.env.batch.observe())
+    horizon = env.env.batch.horizon
+    expected = horizon * np.array([3, 3, 2, 2, 1, 1, 0, 0]) // 4
+    np.testing.assert_array_equal(env.env.batch.tick, expected)
+    np.testing.assert_array_equal(env.running()[:, 1], expected)
+
+
+def test_one_group_begins_at_once(corner8: Machine) -> None:
+    env, other = (SandMelterVecEnv(3, corner8, "train") for _ in range(2))
+    for one in (env, other):
+        one.seed(4)
+    np.testing.assert_array_equal(stagger(env, Servo(corner8).act, 1), other.reset())
+    assert (env.env.batch.tick == 0).all()
