@@ -34,6 +34,8 @@ MEMORY_S = (0.2, 1.0, 5.0)
 """Time constants of what an observation remembers."""
 SPOTS_KEPT = 8
 """Ticks back to which a frame can be compared with the counters."""
+TURNING_M_S = 0.0001
+"""Cable speed at which friction is taken for half."""
 COMMANDS_KEPT = 3
 """Approved commands a policy is shown, newest first."""
 
@@ -55,6 +57,8 @@ class PatchEstimate:
     """(2, 2) uncertainty of the centre."""
     frame: int = 0
     """Running number of the frame in its source."""
+    sunless: bool = False
+    """Whether there is no patch because the sun is hidden: the sand shows no shadows."""
 
 
 @dataclass(slots=True)
@@ -108,6 +112,9 @@ class Reference:
     slack_coefficients: Array
     """(..., 8, 12) counted length over length under the reference tension: a quadratic in the spot (see _monomials) in
     focus, and what DROP_M below focus adds to it."""
+    held_back_m: Array
+    """(..., 8) cable to count more than that while paying out, and less while winding in: what friction at the pulley takes off the
+    stretch between pulley and drum."""
 
 
 @dataclass(slots=True)
@@ -216,7 +223,14 @@ def observation_table(machine: Machine) -> tuple[Entry, ...]:
             "cable to pay out for each of the three spot estimates to vanish, winch by winch",
         ),
         Entry("rest_error", w, 0.005, 25.0, "m", "length_error less what counter_error explains of it"),
-        Entry("length_error", w, 0.005, 25.0, "m", "reference cable length for the target minus counted cable length"),
+        Entry(
+            "length_error",
+            w,
+            0.005,
+            25.0,
+            "m",
+            "reference cable length for the target and the direction of motion minus counted cable length",
+        ),
         Entry(
             "feed_forward",
             w,
@@ -289,7 +303,15 @@ class ObservationBuilder:
         rotation = rotation_facing(sun)
         focused, dropped = (self._slack_coefficients(sun, rotation, drop_m) for drop_m in (0.0, DROP_M))
         slack = np.concatenate([focused, dropped - focused], axis=-1)
-        return Reference(sun, rotation, self.anchors_m(rotation), slack)
+        return Reference(sun, rotation, self.anchors_m(rotation), slack, self._held_back_m(sun, rotation))
+
+    def _held_back_m(self, sun: Array, rotation: Array) -> Array:
+        """(..., 8) cable to count more while paying out, and less while winding in, over the middle of the bed."""
+        machine, drive = self.machine, self.machine.drive
+        centre = work_centre_world_m(np.zeros(2), sun, machine.lens.focal_length_m, machine.sand.height_m)
+        tension = self._tension_n(structure_matrix(self._pulleys, self._attachments, centre, rotation))
+        friction_n = drive.pulley_loss * tension + drive.pulley_friction_n
+        return friction_n * machine.drum_side_m / drive.cable_stiffness_n
 
     def _slack_coefficients(self, sun: Array, rotation: Array, drop_m: float) -> Array:
         """(..., 8, 6) quadratic in the spot of counted length over length, ``drop_m`` below focus."""
@@ -400,6 +422,7 @@ class ObservationBuilder:
         batch = measurement.cable_length_m.shape[:-1]
         raw = np.empty((*batch, self.size))
         now, speeds, along_x, along_y = self._follow(plan, reference)
+        now = now + reference.held_back_m * (speeds / (np.abs(speeds) + TURNING_M_S))
         large, small = measurement.patch_semi_axes_m[..., 0], measurement.patch_semi_axes_m[..., 1]
         flatness = 1 - small / np.maximum(large, 1e-6)
         parts = self._slices

@@ -110,7 +110,9 @@ class SandMelterBatch:
         self._weather = np.zeros((n, 4))
         self._true_sun, self._sun_motion = np.zeros((n, 3)), np.zeros((n, 3))
         anchors = np.zeros((n, 3, w))
-        self.reference = Reference(np.zeros((n, 3)), np.zeros((n, 3, 3)), anchors, np.zeros((n, w, 12)))
+        self.reference = Reference(
+            np.zeros((n, 3)), np.zeros((n, 3, 3)), anchors, np.zeros((n, w, 12)), np.zeros((n, w))
+        )
         self._anchor_motion = np.zeros_like(anchors)
         self._sun_rad = np.zeros((n, 2))
         self._lens: LensOptics | None = None
@@ -456,7 +458,7 @@ def _rows_of(patch: FastPatch) -> Array:
     return rows
 
 
-_REFERENCE = ("sun_world", "rotation", "anchors_m", "slack_coefficients")
+_REFERENCE = ("sun_world", "rotation", "anchors_m", "slack_coefficients", "held_back_m")
 _PREPARED = (
     *("keys", "path_kind", "targets", "_melting", "_sun_rad", "_true_sun", "_sun_motion", "_anchor_motion"),
     *("_weather", "_rotation", "_observation"),
