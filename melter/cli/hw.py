@@ -240,7 +240,13 @@ def _jog(argv: list[str]) -> int:
     with ExitStack() as stack:
         driver = _connected(options, machine, options.record, stack)
         before_m = driver.poll().positions_m
-        _jog_through_gate(driver, Gate(machine), winch, options.mm * 1e-3, options.speed_mm_s * 1e-3)
+        _jog_through_gate(
+            driver,
+            Gate(machine, speed_factor=driver.promises.speed_factor),
+            winch,
+            options.mm * 1e-3,
+            options.speed_mm_s * 1e-3,
+        )
         moved_mm = float((_at_rest(driver) - before_m)[winch] * 1000)
     text = f"{options.winch}: asked for {options.mm:g} mm, moved {moved_mm:.3f} mm"
     emit({"winch": options.winch, "asked_mm": options.mm, "moved_mm": round(moved_mm, 6)}, options.json, text)

@@ -12,6 +12,8 @@ from melter.machine import WINCH_COUNT, Machine
 MM_PER_M = 1000.0
 RATE_EXCESS = 1.25
 """A board may be allowed this much more than the machine; its own limits are the last guard behind the gate."""
+MOTORS_ON = 255
+"""Motors that are switched off at rest let the lens sink where nothing else holds the drums."""
 USUAL_ORDER = tuple(range(WINCH_COUNT))
 """Axes X Y Z A B C U V are winches 1 to 8."""
 STEP_TOLERANCE = 1e-4
@@ -30,6 +32,8 @@ class Wanted:
     unit: str
     required: bool = True
     """False: a board that does not have this setting is fine."""
+    refused: bool = True
+    """False: setup writes it, and a board that has another value is used all the same."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,12 @@ def wanted_settings(machine: Machine, order: Sequence[int] = USUAL_ORDER) -> lis
     acceleration = machine.limits.acceleration_max_m_s2 * MM_PER_M
     steps = machine.drive.steps_per_mm
     wanted = [
+        Wanted(
+            1, MOTORS_ON, MOTORS_ON, MOTORS_ON, "motors off after", "ms (255: never)", required=False, refused=False
+        ),
         Wanted(13, 0, 0, 0, "report in inches", ""),
         Wanted(20, 0, 0, 0, "soft limits", "", required=False),
+        Wanted(22, 0, 0, 0, "homing", "", required=False),
         Wanted(40, 0, 0, 0, "jog soft limits", "", required=False),
         Wanted(376, 0, 0, 0, "rotary axes", "", required=False),
         Wanted(481, 0, 0, 0, "reports unasked", "ms", required=False),
@@ -105,6 +113,11 @@ def differences(machine: Machine, settings: Mapping[int, str], order: Sequence[i
         if value is None or not wanted.low <= value <= wanted.high:
             found.append(Difference(wanted, value))
     return found
+
+
+def refusals(listed: Sequence[Difference]) -> list[Difference]:
+    """Return the differences for which a board is not used."""
+    return [one for one in listed if one.wanted.refused]
 
 
 def setting_lines(listed: list[Difference]) -> list[bytes]:

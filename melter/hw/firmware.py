@@ -36,7 +36,10 @@ DOOR = 0x84
 
 ERROR_LETTER, ERROR_SETTING_NUMBER, ERROR_NEGATIVE, ERROR_IDLE = 1, 3, 4, 8
 ERROR_HOMING_OFF, ERROR_LOCKED, ERROR_OVERFLOW, ERROR_UNSUPPORTED = 5, 9, 11, 20
-ALARM_RESET_IN_MOTION = 3
+ERROR_HOMING_REQUIRED, ERROR_ESTOP = 46, 50
+ALARM_RESET_IN_MOTION, ALARM_ESTOP, ALARM_HOMING_REQUIRED = 3, 10, 11
+CRITICAL_ALARMS = (1, 2, 10, 17)
+"""Hard and soft limit, emergency stop, motor fault: from then on nothing but reports until a reset."""
 
 
 def default_settings(axes: int = 8) -> dict[int, float]:
@@ -83,6 +86,9 @@ class Firmware:
         self.settings = default_settings(axes) | dict(settings or {})
         self.banner = banner
         self.alarm = 0
+        self.estop = False
+        """Whether the emergency stop is pressed."""
+        self._deaf = False
         self._axes, self._letters, self._offset_mm = axes, letters[:axes], offset_mm
         self._motion = Motion(axes, blocks, prepared_s)
         self._program_mm = np.zeros(axes, dtype=np.float32)
@@ -121,14 +127,20 @@ class Firmware:
         """Return what the board says when it starts; counters are zero and the queue empty afterwards."""
         self._motion.drop()
         self._motion.set_position(np.zeros(self._axes, dtype=np.int64))
-        self.alarm, self._state = 0, "Idle"
+        self.alarm, self._state, self._deaf = 0, "Idle", False
         self._restart()
         return self._take()
+
+    def press_stop(self) -> bytes:
+        """Press the emergency stop; it stays pressed until ``estop`` is set to False."""
+        self.estop = True
+        return self.raise_alarm(ALARM_ESTOP)
 
     def raise_alarm(self, code: int) -> bytes:
         """Stop dead in alarm ``code`` (a hard limit, a motor fault) and return what the board says."""
         self._motion.drop()
         self._enter_alarm(code)
+        self._deaf = code in CRITICAL_ALARMS
         return self._take()
 
     def slip(self, moved_m: Array) -> Array:
@@ -205,7 +217,9 @@ class Firmware:
             self._motion.brake()
 
     def _reset(self) -> None:
-        moving = self._motion.moving
+        if self.estop:
+            return
+        moving, self._deaf = self._motion.moving, False
         self._motion.drop()
         if moving:
             self._enter_alarm(ALARM_RESET_IN_MOTION)
@@ -217,6 +231,8 @@ class Firmware:
         self._sync_program()
         self._out += EOL
         self._say(self.banner)
+        if self.estop or int(self.settings[22]) & 1:
+            self._enter_alarm(ALARM_ESTOP if self.estop else ALARM_HOMING_REQUIRED)
         if self.alarm:
             self._say("[MSG:'$H'|'$X' to unlock]")
         else:
@@ -272,7 +288,7 @@ class Firmware:
 
     def _run_lines(self) -> None:
         """Read lines for as long as nothing holds up the reader."""
-        while not self._cancelling:
+        while not self._cancelling and not self._deaf:
             if self._waiting is not None:
                 if not self._motion.free:
                     return
@@ -329,10 +345,12 @@ class Firmware:
             self._answer(self._change_setting(line))
 
     def _unlock(self) -> None:
+        if self.alarm and (self.estop or int(self.settings[22]) & 1):
+            return self._answer(ERROR_ESTOP if self.estop else ERROR_HOMING_REQUIRED)
         if self.alarm:
             self.alarm, self._state = 0, "Idle"
             self._say("[MSG:Caution: Unlocked]")
-        self._answer(0)
+        return self._answer(0)
 
     def _build_info(self) -> None:
         letters = self._letters

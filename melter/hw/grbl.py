@@ -39,24 +39,60 @@ ERRORS = {
     1: "a letter was expected",
     2: "a number is malformed",
     3: "command not known",
+    4: "a value is negative",
+    5: "homing is switched off",
+    7: "its settings memory cannot be read",
     8: "not while moving, in alarm or in hold",
     9: "locked by a jog or an alarm",
+    10: "soft limits need homing",
     11: "line too long",
+    12: "steps faster than the board can make them",
+    13: "its safety door is open",
+    14: "stored line too long",
     15: "jog target beyond the travel limits",
     16: "jog command malformed",
+    18: "its reset input is active",
+    19: "a value must be above zero",
     20: "command not supported",
+    21: "two commands of one group in the line",
     22: "feed missing",
     24: "more than one command in the line",
     25: "a word is repeated",
+    26: "no axis word",
+    33: "target not allowed",
+    36: "words that the command does not use",
+    39: "a value is out of range",
+    43: "feed above what the board allows",
+    45: "a limit switch is engaged",
+    46: "homing required",
+    49: "its self-test failed",
+    50: "emergency stop is active",
+    51: "motor fault",
+    52: "setting out of range",
+    53: "no such setting on this board",
+    77: "authentication required",
+    78: "access denied",
+    79: "not before the cause of the alarm is gone and the board is reset",
 }
 ALARMS = {
     1: "hard limit",
     2: "soft limit",
     3: "reset while moving, position lost",
-    9: "homing failed",
+    4: "probe in the wrong state",
+    5: "probe without contact",
+    6: "reset while homing",
+    7: "door opened while homing",
+    8: "homing failed, switch not left",
+    9: "homing failed, switch not found",
     10: "emergency stop",
     11: "homing required",
+    12: "a limit switch is engaged",
+    13: "probe protection",
+    14: "spindle",
+    15: "homing failed, second switch not found",
+    16: "self-test failed",
     17: "motor fault",
+    18: "homing failed",
 }
 
 
@@ -104,6 +140,8 @@ class Report:
     """Machine minus work position; only in some reports."""
     blocks_free: int | None
     """Planner blocks free; None where the board does not tell."""
+    substate: int | None = None
+    """The number behind the state, such as the alarm's code in a full report of grblHAL."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +173,10 @@ _ERROR = re.compile(r"error:\s*(\d{1,3})$")
 _ALARM = re.compile(r"ALARM:\s*(\d{1,3})$")
 _SETTING = re.compile(r"\$(\d{1,4})=([^()]*?)\s*(\(.*\))?$")
 _STARTUP_LINE = re.compile(r"\$N\d=|>.*:ok$")
-_REPORT = re.compile(r"<([A-Za-z]+)(?::\d+)?((?:\|[^|<>]*)*)>$")
+_REPORT = re.compile(r"<([A-Za-z]+)(?::(\d{1,3}))?((?:\|[^|<>]*)*)>$")
 _AXES = re.compile(r"\[AXS:(\d+):([A-Z]*)\]$")
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?$")
+_NUMBER = re.compile(r"-?\d{1,6}\.\d{3,4}$")
+"""Boards print three decimals, four in inches: fewer mean that a byte got lost."""
 
 
 class Decoder:
@@ -183,7 +222,7 @@ def _parse_report(text: str) -> Event:
     if match is None or match[1].lower() not in STATES:
         return Garbage(text)
     fields: dict[str, str] = {}
-    for field in match[2].split("|")[1:]:
+    for field in match[3].split("|")[1:]:
         name, _, value = field.partition(":")
         if name in fields:  # two reports run into one another where the bytes between were lost
             return Garbage(text)
@@ -195,7 +234,7 @@ def _parse_report(text: str) -> Event:
         return Garbage(text)
     if machine is None and work is None:
         return Garbage(text)
-    return Report(match[1].lower(), machine, work, offset, free)
+    return Report(match[1].lower(), machine, work, offset, free, None if match[2] is None else int(match[2]))
 
 
 def _micrometres(values: str | None) -> Micrometres | None:

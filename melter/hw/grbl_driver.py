@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melter.errors import LinkFault, PortError
-from melter.hw.board import board_order, describe, differences
+from melter.hw.board import board_order, describe, differences, refusals
 from melter.hw.driver import MotorStatus, Promises
 from melter.hw.grbl import JOG_CANCEL
 from melter.hw.handshake import Board, Talk
@@ -33,6 +33,21 @@ PREPARED_S = 0.1
 RECOVER_S = 2.5
 """How long a vanished port is waited for, over all attempts: longer than a board takes to start anew, and short,
 because the winches stand by then and a lens that stands keeps burning until a person knows."""
+
+
+def promises_of(machine: Machine) -> Promises:
+    """Return what a grblHAL board behind this driver promises."""
+    limits = machine.limits
+    braking_s = limits.speed_max_m_s / limits.acceleration_max_m_s2
+    silent_s = BLOCKS_MAX * machine.control.period_s + PREPARED_S + braking_s
+    return Promises(
+        checks_packets=False,
+        stops_when_silent_s=silent_s,
+        reports_position=True,
+        reports_speed=False,
+        reports_current=False,
+        speed_factor=CATCH_UP,
+    )
 
 
 class GrblDriver:
@@ -70,17 +85,7 @@ class GrblDriver:
     @property
     def promises(self) -> Promises:
         """No checksum; a board that is left alone runs its queue out and stops by itself."""
-        limits = self._machine.limits
-        braking_s = limits.speed_max_m_s / limits.acceleration_max_m_s2
-        silent_s = BLOCKS_MAX * self._machine.control.period_s + PREPARED_S + braking_s
-        return Promises(
-            checks_packets=False,
-            stops_when_silent_s=silent_s,
-            reports_position=True,
-            reports_speed=False,
-            reports_current=False,
-            speed_factor=CATCH_UP,
-        )
+        return promises_of(self._machine)
 
     @property
     def board(self) -> Board:
@@ -149,6 +154,8 @@ class GrblDriver:
         longer follow from what was known before, they go on from there and are marked as not trusted.
         """
         before = self.poll()
+        if self._forgive(before):
+            return
         known_um = np.rint(before.positions_m * 1e6).astype(np.int64) + self._zero_um
         self._shut()
         self._giving_up_s = deadline_s = self._giving_up_s or self._clock() + RECOVER_S
@@ -175,6 +182,19 @@ class GrblDriver:
         session = self._begin(board, forgiving=True)
         session.position_trusted = before.position_trusted and follows
         self._past_faults = tuple(dict.fromkeys(before.faults))[:FAULTS_KEPT]
+
+    def _forgive(self, before: MotorStatus) -> bool:
+        """Go on at once over the line as it is; False where the board has to be talked to anew."""
+        with self._lock:
+            session, thread = self._session, self._thread
+            if session is None or thread is None or not thread.is_alive():
+                return False
+            out = session.forgive(self._clock())
+            if out is None:
+                return False
+            self._past_faults = tuple(dict.fromkeys(before.faults))[:FAULTS_KEPT]
+            self._write(out)
+            return True
 
     def close(self) -> None:
         """Stop, end the thread, let go of the port."""
@@ -213,7 +233,7 @@ class GrblDriver:
             order = board_order(board.letters, self._machine)
         except PortError as error:
             raise PortError(f"port {self._device}: {error}") from None
-        listed = differences(self._machine, board.settings, order)
+        listed = refusals(differences(self._machine, board.settings, order))
         if listed:
             name = self._machine.name
             raise PortError(

@@ -136,8 +136,19 @@ class Talk:
             self.port.write(SOFT_RESET)
             self._await(lambda event: isinstance(event, Banner), BANNER_S)
             report = self._report()
+        if report.state == "alarm":
+            report = self._report(STATUS_FULL)
         self.port.write(b"\n")
-        self._await(lambda event: isinstance(event, Ok | Error), LINE_S)
+        heeds = bool(self._await(lambda event: isinstance(event, Ok | Error), LINE_S))
+        if (
+            not heeds and report.state == "alarm"
+        ):  # until its cause is gone and it is reset, it tells its state, no more
+            if only_look:
+                return self._board(report, (), {})
+            raise PortError(
+                f"port {self.port.device}: the board is in {self._alarm(report)} and heeds no line; "
+                "remove the cause (release the emergency stop), then reset the board"
+            )
         if known is not None:
             board = self._board(self._sure_report(), known.info, known.settings)
             return replace(board, blocks_total=known.blocks_total, rx_bytes=known.rx_bytes)
@@ -145,13 +156,13 @@ class Talk:
         if self.banner is None and not any(text.startswith("[VER:") for text in info):
             raise self._stranger()
         settings = {event.number: event.value for event in self.ask(SETTINGS) if isinstance(event, Setting)}
-        report = self._report(STATUS_FULL) if self.banner is None or "hal" in self.banner.lower() else self._report()
+        report = self._report(STATUS_FULL)
         return self._board(report, info, settings)
 
     def _build_info(self) -> tuple[str, ...]:
-        """What the board says of itself; some tell their axes only when asked for all of it."""
+        """What the board says of itself; grblHAL built to look like Grbl tells its axes only when asked for all of it."""
         info = tuple(event.text for event in self.ask(BUILD_INFO) if isinstance(event, Message))
-        if "hal" in (self.banner or "").lower() and not any(text.startswith("[AXS:") for text in info):
+        if not any(text.startswith("[AXS:") for text in info):
             with contextlib.suppress(PortError):
                 info += tuple(event.text for event in self.ask(BUILD_INFO_ALL) if isinstance(event, Message))
         return info
@@ -175,8 +186,10 @@ class Talk:
     def _wake(self) -> Report:
         """Ask until a report comes; a board that is just starting comes to itself meanwhile."""
         deadline_s = self.clock() + (WAKE_S if self.wake_s is None else self.wake_s)
+        request, other = STATUS, STATUS_HAL  # the one may end up in a line begun earlier, the other is unknown to Grbl
         while self.clock() < deadline_s:
-            self.port.write(STATUS)
+            self.port.write(request)
+            request, other = other, request
             events = self._await(lambda event: isinstance(event, Report | Banner), ASK_EVERY_S)
             if events and isinstance(events[-1], Report):
                 return events[-1]
@@ -257,9 +270,14 @@ class Talk:
                 f"port {self.port.device}: the status report has no position; set $10 to 511 (grblHAL) or 3 (Grbl)"
             )
         rx_bytes = next((int(match[2]) for text in info if (match := _OPTIONS.search(text))), RX_BYTES_UNKNOWN)
-        alarm = self.alarm or "ALARM" if report.state == "alarm" else None
+        alarm = self._alarm(report) if report.state == "alarm" else None
         free = report.blocks_free if report.state in ("idle", "alarm") else None
         return Board(self.banner, info, settings, report.state, position, free, rx_bytes, alarm, offset)
+
+    def _alarm(self, report: Report) -> str:
+        """What the board is locked by, as far as it tells."""
+        told = None if not report.substate else str(Alarm(report.substate))
+        return told or self.alarm or "ALARM"
 
     def _offset(self, report: Report) -> Micrometres:
         """The work offset, which only some reports carry."""

@@ -34,8 +34,9 @@ CATCH_UP = 1.25
 A board that sees only a few short jogs ahead brakes for the end that it sees; at 1.0 it would fall behind for good.
 The way stays the approved one: a jog never ends beyond the sum of what was approved.
 """
-PIECE_PERIODS = 3.0
-"""What was held up longer is sent in pieces: behind a long jog the next one comes too late, and the board stops."""
+PIECE_PERIODS = 2.5
+"""What was held up longer is sent in pieces: behind a long jog the next one comes too late, and the board stops. So short
+that the board brakes for the end of one while the next is under way, it falls behind at high speed."""
 APPROVED_S = 1.0
 """How long ago lately is."""
 CREEP_UM_S = 1000.0

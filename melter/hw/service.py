@@ -79,10 +79,10 @@ def set_up(device: str, machine: Machine, *, write: bool) -> tuple[Board, list[D
         order = _order(device, board, machine)
         listed = differences(machine, board.settings, order)
         if write:
-            if board.alarm is not None:
-                talk.unlock()
             for line in setting_lines(listed):
                 talk.ask(line)
+            if board.alarm is not None:  # afterwards: homing that is required must be switched off before
+                talk.unlock()
             board = Talk(port).begin()
             left = differences(machine, board.settings, order)
             if left:

@@ -50,7 +50,12 @@ NOISE_MAX, NOISE_WINDOW_S = 3, 10.0
 """So many damaged lines are borne within the window."""
 LAG_S = 1.0
 """Approved motion may wait this long for room on the board."""
+ODD_S = 0.1
+"""Two reports of a place where no winch can be are one jump if the winches can have gone from one to the other in this time;
+otherwise it is the reports that are damaged."""
 FAULTS_KEPT = 8
+FORGIVABLE = frozenset({"silence", "refused", "noise", "lag", "stall", "brake"})
+"""Faults after which the board's counters are still what they were."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,8 @@ class Session:
         self._asked_s: float | None = None
         self._waiting_s: float | None = None
         self._next_poll_s = now_s
-        self._odd = 0
+        self._odd_um: Micrometres | None = None
+        self._odd_reach_um = ODD_S * machine.limits.speed_max_m_s * 1e6 + DRIFT_UM
         self._cancelled_s = -np.inf
         self._moved_s, self._moved = now_s, (position_um, 0)
         self._noise: deque[float] = deque()
@@ -146,6 +152,21 @@ class Session:
             return b""
         self._cancelled_s = now_s
         return FEED_HOLD + JOG_CANCEL if self.state == "run" else JOG_CANCEL
+
+    def forgive(self, now_s: float) -> bytes | None:
+        """Go on over a bad line, for the way to dark: brake, and start from where the reports say that the board stands.
+
+        The faults so far are forgotten here; whoever asks keeps them. Returns the bytes to send, or None where the board has
+        to be talked to anew: it restarted, its counters are in doubt, or it was forgiven before.
+        """
+        names = {fault.split(":")[0] for fault in self.faults}
+        if self._forgiving or not self.position_trusted or not names <= FORGIVABLE:
+            return None
+        self._forgiving = self.stream.ask_twice = True
+        self.faults.clear()
+        self._asked_s = self._waiting_s = None
+        self._odd_um, self._cancelled_s, self._moved_s = None, -np.inf, now_s
+        return self._out(b"\n" + self.stream.cancel(now_s, False, discard=True), now_s)
 
     def latch(self, fault: str) -> None:
         """Note a fault for good."""
@@ -224,15 +245,17 @@ class Session:
             )
         wrong = self._astray(report, position_um, now_s)
         if wrong:
-            self._odd += 1
-            if self._odd <= 1:
+            before, self._odd_um = self._odd_um, position_um
+            if before is None:
                 return STATUS
+            if (np.abs(position_um - before) > self._odd_reach_um).any():
+                return STATUS + self._hear_noise("positions that do not follow from one another", now_s)
             if not self._forgiving:
                 self.position_trusted = False
                 return self._fault(f"jump: {wrong}")
             if self.stream.cancelling_s is None:
                 return self._amiss(f"jump: {wrong}", now_s)
-        self._odd, self.read_s = 0, now_s
+        self._odd_um, self.read_s = None, now_s
         out = self.stream.on_report(report, position_um, now_s)
         self._tidy(report)
         progress = (position_um, self.stream.done)

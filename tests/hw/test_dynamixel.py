@@ -262,8 +262,7 @@ def test_damaged_bytes_never_run_a_motor_away(seed):
         with contextlib.suppress(LinkFault):
             drive(driver, lambda t: 0.04 * np.sin(WAVES * t), 1.5)
         bench.to_board = bench.to_host = lambda data: data
-        time.sleep(0.3)
-        assert all(motor.units_s == 0 for motor in bench.firmware.motors.values())
+        assert wait_until(lambda: all(motor.units_s == 0 for motor in bench.firmware.motors.values()))
         assert np.abs(paid_out_m(bench.firmware)).max() < 0.06
 
 

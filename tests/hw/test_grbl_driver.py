@@ -238,7 +238,7 @@ def test_settings_that_do_not_suit_are_refused(changed, named):
 def test_setup_puts_a_fresh_board_right():
     with Bench(Firmware()) as bench:
         _, listed = set_up(bench.path, MACHINE, write=False)
-        assert len(listed) == 25
+        assert len(listed) == 26
         assert bench.firmware.settings[100] == 250
         set_up(bench.path, MACHINE, write=True)
         assert set_up(bench.path, MACHINE, write=False)[1] == []

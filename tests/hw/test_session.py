@@ -107,9 +107,9 @@ def test_a_reversal_takes_effect_fast(period_s, monkeypatch):
     assert np.median(turning_s(Virtual(), 0.04, period_s)) > np.median(fast) + 0.02
 
 
-def behind_after_a_stall(stall_s: float) -> float:
+def behind_after_a_stall(stall_s: float, latency_s: float = 0.006) -> float:
     """A board that is busy for a while in mid-stream; return the approved time not yet sent seven seconds later."""
-    line, held = Virtual(latency_s=0.006), bytearray()
+    line, held = Virtual(latency_s=latency_s), bytearray()
     feed, advance = line.firmware.feed, line.firmware.advance
     for tick in range(500):
         t = tick * 0.02
@@ -123,6 +123,11 @@ def behind_after_a_stall(stall_s: float) -> float:
         line.run(0.02)
     assert line.session.faults == []
     return line.session.stream.pending_s
+
+
+@pytest.mark.parametrize("latency_s", [0.020, 0.030])
+def test_a_slow_answer_does_not_keep_a_stall_from_being_made_up_for(latency_s):
+    assert behind_after_a_stall(0.4, latency_s) <= 0.06
 
 
 @pytest.mark.parametrize("stall_s", [0.1, 0.2, 0.3, 0.4])

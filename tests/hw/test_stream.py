@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from melter.errors import LinkFault
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "serial_link.py"
 
 
@@ -31,7 +33,15 @@ def check(told: dict) -> None:
 
 
 def test_every_command_is_answered_and_adds_up(serial_link, tmp_path):
-    told = serial_link.stream(20.0, tmp_path / "link.jsonl")
+    """Up to three times: a computer that keeps host or board waiting for half a second is told so by a fault."""
+    for attempt in range(3):
+        try:
+            told = serial_link.stream(20.0, tmp_path / f"link-{attempt}.jsonl")
+            break
+        except LinkFault as fault:
+            kept_waiting = any(word in str(fault) for word in ("lag:", "silence:", "stall:"))
+            if attempt == 2 or not kept_waiting:
+                raise
     check(told)
     assert told["commands"] == 1000
 
