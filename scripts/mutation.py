@@ -20,8 +20,33 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("interlock", "pace", "reckoning", "verify", "limiter", "batch", "dose", "beam", "lowering", "gate")
-TESTS = ("interlock", "pace", "reckoning", "limiter", "power", "fuzz", "dose", "beam", "lowering", "gate")
+MODULES = (
+    "interlock",
+    "pace",
+    "reckoning",
+    "kinematics",
+    "verify",
+    "limiter",
+    "batch",
+    "dose",
+    "beam",
+    "lowering",
+    "gate",
+)
+TESTS = (
+    "interlock",
+    "pace",
+    "reckoning",
+    "kinematics",
+    "tick_limits",
+    "limiter",
+    "power",
+    "fuzz",
+    "dose",
+    "beam",
+    "lowering",
+    "gate",
+)
 JUSTIFIED = ROOT / "tests" / "safety" / "survivors.toml"
 
 

@@ -150,6 +150,8 @@ class _Drill:
         start = self.dark
         return DarkDrill(
             fault=np.array(FAULTS)[self.fault],
+            winch=self.winch,
+            zenith_rad=self.batch.measurement().sun_zenith_rad.copy(),
             excused=self._excuses(),
             bright_before=peaks[n, self.strike] >= self.melting,
             held=held,

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from melter.errors import CommandRefused, MachineFileError
 from melter.geometry.cables import length_jacobian
 from melter.geometry.light import LensOptics, fast_patch, peak_irradiance_w_m2
+from melter.geometry.melting import melting_irradiance_w_m2
 from melter.geometry.pose import rotation_facing, sun_direction_world, work_centre_world_m
 from melter.machine import Machine
 from melter.safety.dose import DoseMap
@@ -26,8 +27,6 @@ from melter.safety.kinematics import Kinematics, Pose
 
 Array = NDArray[np.float64]
 
-STEFAN_BOLTZMANN_W_M2_K4 = 5.670374419e-8
-"""CODATA 2018."""
 MODEL_M = 0.010
 """What the spot worked out from cable lengths may be off (calibration, stretch, a degree of tilt)."""
 STRAY_SPOT_M = 0.060
@@ -50,9 +49,8 @@ _TIED_M = 0.15
 
 
 def melting_w_m2(machine: Machine) -> float:
-    """Return the irradiance at which the sand holds its melting temperature by radiation alone, W/m2."""
-    sand = machine.sand
-    return STEFAN_BOLTZMANN_W_M2_K4 * sand.melting_k**4 / sand.absorptivity
+    """Return the irradiance below which the machine's sand cannot melt, however long, W/m2."""
+    return float(melting_irradiance_w_m2(machine.sand.melting_k, machine.sand.absorptivity))
 
 
 def spot_speed_ratio(machine: Machine) -> float:
@@ -89,12 +87,13 @@ class Region:
 class KeepIn:
     """The bed's keep-in polygon, drawn in by what the spot covers until it stops."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, speed_factor: float = 1.0) -> None:
+        """``speed_factor``: how many times as fast as approved a driver may turn the winches to make up for delays."""
         limits, control = machine.limits, machine.control
-        speed, ratio = limits.speed_normal_m_s, spot_speed_ratio(machine)
+        speed, ratio = min(speed_factor * limits.speed_normal_m_s, limits.speed_max_m_s), spot_speed_ratio(machine)
         unseen_s = control.period_s + control.action_delay_s + control.camera_delay_s + machine.drive.motor_lag_s
         self.margin_m = ratio * (speed * unseen_s + speed**2 / (2 * limits.acceleration_max_m_s2))
-        """What the spot covers at normal speed between being measured and standing still."""
+        """What the spot covers at the speed of normal work between being measured and standing still."""
         self.polygon = shapely.Polygon(machine.bed.keep_in_polygon_world_m)
         if not self.polygon.is_valid:
             raise MachineFileError("bed.keep_in_world_m: its sides cross, must be a simple polygon")

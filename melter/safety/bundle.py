@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +27,7 @@ from melter.safety.stranger import StrangersPolicy, read_sb3_zip
 
 WEIGHTS, MANIFEST, MODEL_ZIP = "policy.safetensors", "manifest.json", "model.zip"
 FORMAT = "melter-policy-1"
-LARGEST_FILE_BYTES = 1 << 28
+LARGEST_FILE_BYTES = 1 << 27
 AGREEMENT = 1e-5
 """Weights of a bundle and of the zip beside it may differ by this (float32 rounding of folded layers)."""
 
@@ -116,13 +117,20 @@ def load_policy(path: str | Path) -> LoadedPolicy:
     ModelFileError, on one line, for everything else than one sound policy of eight actions.
     """
     place = Path(path)
-    if place.is_dir():
+    if _is_folder(place):
         return _load_folder(place)
     if place.name == WEIGHTS:
         return _load_bundle(place.parent)
     if place.suffix == ".safetensors":
         raise ModelFileError(f"{place}: must be called {WEIGHTS} and lie beside its {MANIFEST}")
     return _load_zip(place)
+
+
+def _is_folder(place: Path) -> bool:
+    try:
+        return place.is_dir()
+    except OSError as error:  # a name that is too long, links in a circle
+        raise ModelFileError(f"{str(place)[:80]}: cannot be read: {error.strerror}") from None
 
 
 def _load_folder(folder: Path) -> LoadedPolicy:
@@ -160,7 +168,9 @@ def _load_bundle(folder: Path) -> LoadedPolicy:
         )
     net = _net(content, manifest, str(weights_path))
     if net.sizes != manifest.layers:
-        raise ModelFileError(f"{manifest_path}: layers {list(manifest.layers)}, weights have {list(net.sizes)}")
+        raise ModelFileError(
+            f"{manifest_path}: layers {str(list(manifest.layers))[:60]}, weights have {list(net.sizes)}"
+        )
     if manifest.action_low != (-1.0,) * WINCH_COUNT or manifest.action_high != (1.0,) * WINCH_COUNT:
         raise ModelFileError(f"{manifest_path}: action bounds must be -1 to 1 for each of {WINCH_COUNT} winches")
     return LoadedPolicy(net, manifest, sha256, weights_path)
@@ -174,7 +184,8 @@ def _net(content: bytes, manifest: Manifest, name: str) -> PolicyNet:
     count = len(tensors) // 2
     names = {f"layer.{index}.{part}" for index in range(count) for part in ("weight", "bias")}
     if set(tensors) != names or not names:
-        raise ModelFileError(f"{name}: tensors {sorted(tensors)[:4]}: must be layer.0.weight, layer.0.bias, …")
+        shown = [key[:40] for key in sorted(tensors)[:4]]
+        raise ModelFileError(f"{name}: tensors {shown}: must be layer.0.weight, layer.0.bias, …")
     pairs = tuple((tensors[f"layer.{index}.weight"], tensors[f"layer.{index}.bias"]) for index in range(count))
     try:
         net = PolicyNet(pairs, manifest.activation, manifest.squash, manifest.mean_clip)
@@ -220,8 +231,9 @@ def _parse_manifest(content: bytes, name: str) -> Manifest:
     if given["normalisation"] is not None:
         raise ModelFileError(f"{name}: normalisation must be null")
     for key, kind in _KINDS.items():
-        if not isinstance(given[key], kind) or isinstance(given[key], bool):
-            raise ModelFileError(f"{name}: {key} = {str(given[key])[:40]!r} has the wrong type")
+        value = given[key]
+        if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and abs(value) > _LARGEST):
+            raise ModelFileError(f"{name}: {key} = {str(value)[:40]!r} is of the wrong type or size")
     for key, kind in (
         ("layers", int),
         ("action_low", float | int),
@@ -237,6 +249,7 @@ def _parse_manifest(content: bytes, name: str) -> Manifest:
     return Manifest(**given)
 
 
+_LARGEST = 1 << 53
 _KINDS: dict[str, Any] = {
     "layers": list,
     "activation": str,
@@ -283,9 +296,15 @@ def _same(one: PolicyNet, other: PolicyNet) -> bool:
 
 def _read(path: Path) -> bytes:
     try:
-        if path.is_file() and path.stat().st_size > LARGEST_FILE_BYTES:
-            raise ModelFileError(f"{path}: {path.stat().st_size} bytes, must be within {LARGEST_FILE_BYTES}")
-        return path.read_bytes()
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(
+            status.st_mode
+        ):  # one could wait for its bytes forever
+            raise ModelFileError(f"{path}: not a file but a device, a pipe or a socket")
+        if status.st_size > LARGEST_FILE_BYTES:
+            raise ModelFileError(f"{path}: {status.st_size} bytes, must be within {LARGEST_FILE_BYTES}")
+        with path.open("rb") as file:
+            return file.read(LARGEST_FILE_BYTES + 1)
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:

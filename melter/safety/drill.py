@@ -51,6 +51,10 @@ class DarkDrill:
 
     fault: NDArray[np.str_]
     """(n,) what struck."""
+    winch: NDArray[np.int_]
+    """(n,) at which winch, where it was one winch's fault."""
+    zenith_rad: Array
+    """(n,) where the sun stood."""
     excused: NDArray[np.str_]
     """(n,) what physics forbids here, in words; empty where nothing excuses a machine that does not go dark."""
     bright_before: NDArray[np.bool_]
@@ -64,10 +68,14 @@ class DarkDrill:
     outside: NDArray[np.bool_]
     """(n,) whether the spot left the keep-in polygon while it could melt."""
     reported_s: float
-    """From the fault to the beginning of the way: the policy drove on."""
+    """From the fault to the beginning of the way, the time taken for its detection: the policy drove on."""
     peaks_w_m2: Array
     """(n, ticks) brightest irradiance on the sand, from the beginning of the way."""
     period_s: float
+
+    def since_fault(self, times_s: Array) -> Array:
+        """``melting_s`` or ``bright_s``, from the fault instead; 0 where the light was dark when the way began."""
+        return np.where(times_s > 0, times_s + self.reported_s, 0.0)
 
 
 def work_states(machine: Machine, spots_world_m: Array, sun_world: Array) -> Array:

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from melter.errors import CommandRefused
+from melter.errors import BadInput, CommandRefused
 from melter.machine import WINCH_COUNT, Machine
 from melter.safety.beam import Beam, KeepIn, Light
 from melter.safety.interlock import Event, State, next_state
@@ -45,6 +45,8 @@ STALE_PERIODS = 5
 """Age from which a measurement is not believed, in control periods beyond the camera's own delay."""
 STANDSTILL_M_S = 0.001
 """Slower than this is at rest."""
+_FASTEST_FACTOR = 4.0
+"""No driver that makes up for delays faster than this is trusted."""
 PARKED_M = 0.002
 """Cable lengths within this of park are parked."""
 
@@ -75,9 +77,14 @@ class ApprovedCommand:
 class Gate:
     """One machine's gate. Not safe for use from several threads."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, *, speed_factor: float = 1.0) -> None:
+        """``speed_factor``: the motor driver's promise, how many times as fast as approved it may turn a winch to make
+        up for delays. Raises MachineFileError for limits that contradict each other, BadInput for no such factor.
+        """
+        if not 1.0 <= speed_factor <= _FASTEST_FACTOR:
+            raise BadInput(f"speed_factor = {speed_factor}: must lie in 1 to {_FASTEST_FACTOR:g}")
         self.machine = machine
-        self.limits = TickLimits.from_machine(machine)
+        self.limits = TickLimits.from_machine(machine, speed_factor)
         self.interventions: Counter[str] = Counter()
         """How often each stage stepped in: speed, power, total power, acceleration, length (winches); early, beam,
         refused, dark."""
@@ -86,7 +93,7 @@ class Gate:
         self._lowering = Lowering(machine, self.limits)
         reach_um = self.limits.reach_um if self.limits.power_is_for_all else self.limits.length_max_um
         self._far_um = self.limits.length_min_um + reach_um, self.limits.length_max_um - reach_um
-        self._keep_in = KeepIn(machine)
+        self._keep_in = KeepIn(machine, speed_factor)
         self._beam = Beam(machine, self._keep_in)
         self._previous = np.zeros(WINCH_COUNT, dtype=np.int64)
         self._moving = False

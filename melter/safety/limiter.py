@@ -32,6 +32,8 @@ _POWER_STEPS = 7
 """Halvings of the way to the request that the search for the allowed power takes: to one part in 128."""
 _LARGEST_UM = 1 << 53
 """Lengths saturate here (9e9 m), far from where whole numbers of 64 bits end."""
+_FASTER_M_S = 1e6
+"""Requests saturate here, far from where their counts would end."""
 _TABLE_BITS = 20
 """The braking table has at most this power of two entries; beyond, room is rounded down."""
 
@@ -76,8 +78,12 @@ class TickLimits:
         return self.power_total_n_um >= WINCH_COUNT * self.speed_max_um * self.tension_max_n
 
     @classmethod
-    def from_machine(cls, machine: Machine) -> TickLimits:
-        """Return the limits of ``machine``; raise MachineFileError where they contradict each other."""
+    def from_machine(cls, machine: Machine, speed_factor: float = 1.0) -> TickLimits:
+        """Return the limits of ``machine``; raise MachineFileError where they contradict each other.
+
+        ``speed_factor``: a driver that was held up may turn the winches so many times as fast as was approved, never
+        above the machine's highest speed. Power that this could exceed is kept back.
+        """
         limits, drive, control = machine.limits, machine.drive, machine.control
         period_s = control.period_s
         speed = _floor(limits.speed_max_m_s * period_s)
@@ -104,6 +110,10 @@ class TickLimits:
             power_total_n_um >= WINCH_COUNT * limits.tension_max_n,
             f"limits.power_total_max_w = {limits.power_total_w}: moves nothing at tension_max_n = {limits.tension_max_n}",
         )
+        if power_n_um < speed * limits.tension_max_n:
+            power_n_um /= speed_factor
+        if power_total_n_um < WINCH_COUNT * speed * limits.tension_max_n:
+            power_total_n_um /= speed_factor
         shift = max(0, braking.bit_length() - _TABLE_BITS)
         table = _brake_table(speed, acceleration, (np.arange((braking >> shift) + 1, dtype=np.int64)) << shift)
         table.setflags(write=False)
@@ -158,9 +168,7 @@ def limit_command(
     wanted = np.asarray(requested_m_s, dtype=float)
     if not np.logical_and.reduce(np.isfinite(wanted), axis=None):
         raise CommandRefused(f"requested_m_s = {_first_bad(wanted)}: must be eight finite numbers of m/s")
-    per_m_s = limits.counts_per_m_s
-    nearest = np.minimum(np.maximum(wanted, lowest / per_m_s), highest / per_m_s)
-    counts = np.rint(nearest * per_m_s).astype(np.int64)
+    counts = np.minimum(np.maximum(_whole_um(wanted, limits), lowest), highest)
     return share_power(counts, previous_um, lowest, highest, tension_n, limits)
 
 
@@ -240,6 +248,12 @@ def _power_n_um(counts_um: Counts, tension_n: Any) -> Array:
 def _part(way_um: Counts, halved: int) -> Counts:
     """``way_um`` halved so many times, rounded towards zero: all parts together never exceed the whole."""
     return np.sign(way_um) * (np.abs(way_um) >> halved)
+
+
+def _whole_um(speeds_m_s: Array, limits: TickLimits) -> Counts:
+    """Speeds in whole micrometres per period: rounded before they are clamped between whole numbers, or after, is one."""
+    within = np.minimum(np.maximum(speeds_m_s, -_FASTER_M_S), _FASTER_M_S)
+    return np.rint(within * limits.counts_per_m_s).astype(np.int64)
 
 
 def braking_um(speed_um: int, acceleration_um: int) -> int:

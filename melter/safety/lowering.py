@@ -20,9 +20,9 @@ Array = NDArray[np.float64]
 
 APPROACH_S = 0.5
 """Time constant of the last stretch: counters that are a quarter of a second late still lead to rest."""
-SPEED_SHARE = 0.85
-ACCELERATION_SHARE = 0.4
-"""Of the limits, that the way to dark uses: a board at its own limits falls behind what it is sent."""
+SPEED_SHARE = 0.90
+"""Of the highest speed, that the way to dark uses: what is left is for drums that wind more than they count, and for a
+board that makes up what it falls behind."""
 ARRIVED_M = 0.0005
 """Closer than this is there."""
 DARK_SHARE = 0.42
@@ -80,9 +80,6 @@ class Lowering:
         lowest, highest = allowed_interval(
             previous_um, limits.um(lengths_m), tension_n, limits, speed_um=limits.speed_max_um
         )
-        gentle = int(ACCELERATION_SHARE * limits.acceleration_um)
-        lowest = np.minimum(np.maximum(lowest, previous_um - gentle), highest)
-        highest = np.maximum(np.minimum(highest, previous_um + gentle), lowest)
         counts = np.rint(wanted * _common_factor(wanted, lowest, highest)).astype(np.int64)
         counts = np.minimum(np.maximum(counts, lowest), highest)
         return LoweringStep(share_power(counts, previous_um, lowest, highest, tension_n, limits), pose, slack)

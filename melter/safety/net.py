@@ -37,9 +37,9 @@ class PolicyNet:
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
-            raise ModelFileError(f"activation {self.activation!r}: must be one of {', '.join(ACTIVATIONS)}")
+            raise ModelFileError(f"activation {self.activation[:40]!r}: must be one of {', '.join(ACTIVATIONS)}")
         if self.squash not in SQUASHINGS:
-            raise ModelFileError(f"squash {self.squash!r}: must be one of {', '.join(SQUASHINGS)}")
+            raise ModelFileError(f"squash {self.squash[:40]!r}: must be one of {', '.join(SQUASHINGS)}")
         if self.mean_clip is not None and not (math.isfinite(self.mean_clip) and self.mean_clip > 0):
             raise ModelFileError(f"mean_clip {self.mean_clip}: must be a number above 0")
         if not self.layers:

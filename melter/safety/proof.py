@@ -23,6 +23,7 @@ speeds between the two ends. By induction no sequence of requests, from any admi
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -55,6 +56,7 @@ class ProofResult:
     """1: every room was tried; above: every so many micrometres (limits too large to try all)."""
     counterexample: str | None
     seconds: float
+    """Processor time, one core."""
 
     @property
     def proven(self) -> bool:
@@ -73,7 +75,7 @@ def prove(
 
     ``limit`` is there for tests, which hand in broken limiters.
     """
-    started_s = time.monotonic()
+    started_s = time.thread_time()
     limits = replace(limits, power_total_n_um=np.inf)
     count = _short_form(limits, limit)
     fastest, longest_braking = limits.speed_max_um, _travel(limits)[-1]
@@ -90,8 +92,34 @@ def prove(
             _try(limits, limit, side, cap, speeds[first : first + rows], rooms, count)
             if progress is not None and first % (64 * rows) == 0:
                 progress((done + first / len(speeds)) / len(runs))
-    seconds = time.monotonic() - started_s
+    seconds = time.thread_time() - started_s
     return ProofResult(count.states, count.transitions, count.violations, count.empty, step, count.first, seconds)
+
+
+class ProofAhead:
+    """A proof that runs in a thread of its own while the caller does something else; ``result`` waits for it.
+
+    numpy lets go of the interpreter's lock in every step of it. The thread dies with the program.
+    """
+
+    def __init__(self, run: Callable[[], ProofResult]) -> None:
+        self._found: ProofResult | None = None
+        self._wrong: Exception | None = None
+        self._thread = threading.Thread(target=self._keep, args=(run,), name="proof", daemon=True)
+        self._thread.start()
+
+    def result(self) -> ProofResult:
+        """Return what the proof counted; raise what it raised."""
+        self._thread.join()
+        if self._wrong is not None or self._found is None:
+            raise self._wrong or RuntimeError("proof: ended without a result")
+        return self._found
+
+    def _keep(self, run: Callable[[], ProofResult]) -> None:
+        try:
+            self._found = run()
+        except Exception as error:  # carried over to whoever waits
+            self._wrong = error
 
 
 @dataclass
@@ -146,7 +174,8 @@ def _try(
     fastest = np.maximum(cap, np.abs(before) - limits.acceleration_um)
     ceiling = np.minimum(before + limits.acceleration_um, np.where(before > 0, fastest, cap))
     floor = np.maximum(before - limits.acceleration_um, np.where(before < 0, -fastest, -cap))
-    right = travel.take(high if side == _TOP else -low, mode="clip") <= rooms
+    stops = _fastest_that_stops(travel, rooms)
+    right = high <= stops if side == _TOP else low >= -stops
     right &= high <= ceiling
     right &= low >= floor
     some = low <= high
@@ -160,6 +189,11 @@ def _try(
         count.violations += int(np.count_nonzero(~right))
         count.empty += int(np.count_nonzero(~some))
         count.first = count.first or _describe(np.argwhere(~right | ~some)[0], speeds, lengths, low, high)
+
+
+def _fastest_that_stops(travel: Counts, rooms: Counts) -> Counts:
+    """(...) the largest speed whose whole way to rest is no longer than each of ``rooms``; more speed, more way."""
+    return np.searchsorted(travel, rooms, side="right") - 1
 
 
 def _describe(index: NDArray[np.intp], speeds: Counts, lengths: Counts, low: Counts, high: Counts) -> str:

@@ -59,13 +59,18 @@ class Reckoning:
         return None
 
     def best_m(self, lengths_m: ArrayLike | None, now_host_s: float) -> Array:
-        """Return (8,) measured lengths where they tell of something unexpected, else the sum of what was sent."""
+        """Return (8,) measured lengths where they tell of something unexpected, else the sum of what was sent.
+
+        From the unexpected the sum goes on: commands that a broken link swallowed must not be reckoned with for good.
+        """
         sent = np.array(self.sent_m)
         lengths = sent if lengths_m is None else np.asarray(lengths_m, dtype=float)
         if lengths.shape != (WINCH_COUNT,):
             return sent
         expected = np.abs(lengths - sent) <= self._unseen_um(now_host_s) * 1e-6 + JUMP_M
-        return np.where(~expected & (lengths > 0) & (lengths <= self._longest_m), lengths, sent)
+        best = np.where(~expected & (lengths > 0) & (lengths <= self._longest_m), lengths, sent)
+        self.sent_m = best.tolist()
+        return best
 
     def rebase(self, now_host_s: float) -> None:
         """Take what was sent lately as sent at ``now_host_s``: the clock has run back."""

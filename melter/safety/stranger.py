@@ -40,6 +40,8 @@ _ACTIVATIONS = {
     "<class 'torch.nn.modules.activation.SiLU'>": "silu",
     "<class 'torch.nn.modules.activation.Sigmoid'>": "sigmoid",
 }
+LARGEST_DATA_BYTES = 1 << 24
+"""Text of three bytes becomes an object of sixty."""
 _NORM_EPS = 1e-3
 """CrossQ's batch_norm_eps unless said otherwise."""
 
@@ -67,6 +69,8 @@ def read_sb3_zip(content: bytes, name: str) -> StrangersPolicy:
     odd = [member for member in archive.names if not _MEMBERS.fullmatch(member)]
     if odd:
         raise ModelFileError(f"{name}: member {odd[0][:60]!r} belongs to no stable-baselines3 model")
+    if archive.size("data") > LARGEST_DATA_BYTES:
+        raise ModelFileError(f"{name}: data has {archive.size('data')} bytes, must be within {LARGEST_DATA_BYTES}")
     data = _json_object(archive.read("data"), name)
     family = _family(data, name)
     low, high = _box(data, "observation_space", name)
@@ -125,7 +129,8 @@ def _box(data: dict[str, Any], key: str, name: str) -> tuple[NDArray[np.float64]
     shape = re.fullmatch(r"[\[(](\d{1,6}),?[\])]", str(printed.get("_shape")))
     if shape is None or printed.get("dtype") != "float32":
         raise ModelFileError(
-            f"{name}: {key} has shape {printed.get('_shape')} of {printed.get('dtype')}, must be one row of float32"
+            f"{name}: {key} has shape {str(printed.get('_shape'))[:40]!r} of {str(printed.get('dtype'))[:40]!r}, "
+            "must be one row of float32"
         )
     bounds: list[NDArray[np.float64]] = []
     for side in ("low", "high"):

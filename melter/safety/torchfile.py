@@ -25,6 +25,9 @@ _ORDERED_DICT = "collections OrderedDict"
 _REBUILD = "torch._utils _rebuild_tensor_v2"
 _STORAGES = {"torch FloatStorage": np.dtype("<f4"), "torch LongStorage": np.dtype("<i8")}
 _MARK = object()
+_MOST = 1 << 40
+"""No tensor has more numbers than this."""
+_KEY_DIGITS = 20
 
 
 class _Name(str):
@@ -55,7 +58,7 @@ def read_tensors(content: bytes, name: str) -> dict[str, NDArray[Any]]:
     tensors: dict[str, NDArray[Any]] = {}
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, np.ndarray):
-            raise ModelFileError(f"{name}: entry {str(key)[:60]!r} is not a tensor")
+            raise ModelFileError(f"{name}: entry {_shown(key)} is not a tensor")
         tensors[key] = cast("NDArray[Any]", value)
     if len({id(tensor) for tensor in tensors.values()}) != len(tensors):
         raise ModelFileError(f"{name}: one tensor has two names")
@@ -75,25 +78,24 @@ class _Machine:
     def run(self, pickled: bytes) -> Any:
         """Walk all instructions and return what is left."""
         try:
-            for opcode, argument, position in _instructions(pickled):
-                if opcode.name == "STOP":
-                    if position != len(pickled) - 1 or len(self._stack) != 1:
-                        raise self._wrong("data.pkl does not end cleanly")
-                    return self._stack[0]
+            *instructions, (_, _, end) = _instructions(pickled)  # the last one is STOP, or there are none
+            for opcode, argument, _ in instructions:
                 handler = _HANDLERS.get(opcode.name)
                 if handler is None:
                     raise self._wrong(f"instruction {opcode.name} is not allowed")
                 handler(self, argument)
+            if end != len(pickled) - 1 or len(self._stack) != 1:
+                raise self._wrong("data.pkl does not end cleanly")
+            return self._stack[0]
         except (IndexError, KeyError, ValueError, TypeError, UnicodeDecodeError, OverflowError):
             raise self._wrong("data.pkl is damaged") from None
-        raise self._wrong("data.pkl has no end")
 
     def push(self, value: Any) -> None:
         self._stack.append(value)
 
     def push_name(self, argument: Any) -> None:
         if argument not in (_ORDERED_DICT, _REBUILD, *_STORAGES):
-            raise self._wrong(f"names {str(argument)[:80]!r}, which no table of weights needs")
+            raise self._wrong(f"names {_shown(argument)}, which no table of weights needs")
         self.push(_Name(argument))
 
     def put(self, argument: Any) -> None:
@@ -119,7 +121,7 @@ class _Machine:
             raise self._wrong("data.pkl sets items of no table")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str | int) or key in state:
-                raise self._wrong(f"entry {str(key)[:60]!r} appears twice or has no name")
+                raise self._wrong(f"entry {_shown(key)} appears twice or has no name")
             state[key] = value
 
     def set_item(self, _: Any) -> None:
@@ -150,9 +152,9 @@ class _Machine:
             or storage not in _STORAGES
             or not isinstance(place, str)
         ):
-            raise self._wrong(f"storage {str(storage)[:60]!r}: must be float32 or int64")
-        if not isinstance(key, str) or not key.isdecimal() or not isinstance(count, int):
-            raise self._wrong(f"storage key {str(key)[:60]!r} is not a number")
+            raise self._wrong(f"storage {_shown(storage)}: must be float32 or int64")
+        if not isinstance(key, str) or not key.isdecimal() or len(key) > _KEY_DIGITS or not isinstance(count, int):
+            raise self._wrong(f"storage key {_shown(key)} is not a number")
         dtype = _STORAGES[storage]
         if key not in self._storages:
             self._storages[key] = np.frombuffer(self._archive.read(f"{self._root}data/{key}"), dtype=np.uint8)
@@ -162,11 +164,18 @@ class _Machine:
         self.push((key, content.view(dtype)))
 
     def _tensor(
-        self, storage: Any, offset: Any, shape: Any, strides: Any, _grad: Any, hooks: Any, *rest: Any
+        self, storage: tuple[Any, Any], offset: Any, shape: Any, strides: Any, _grad: Any, hooks: Any, *rest: Any
     ) -> NDArray[Any]:
         key, values = storage
+        if not isinstance(key, str) or not isinstance(values, np.ndarray):
+            raise self._wrong("tensor of something that is no storage")
         whole = [offset, *shape, *strides]
-        if rest or hooks != {} or any(type(number) is not int or number < 0 for number in whole) or len(shape) > 4:
+        if (
+            rest
+            or hooks != {}
+            or any(type(number) is not int or not 0 <= number < _MOST for number in whole)
+            or len(shape) > 4
+        ):
             raise self._wrong(f"tensor of storage {key} is malformed")
         count = math.prod(shape)
         contiguous = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
@@ -181,6 +190,11 @@ class _Machine:
 
     def _wrong(self, what: str) -> ModelFileError:
         return ModelFileError(f"{self._name}: {what}")
+
+
+def _shown(value: Any) -> str:
+    """A name for a message; of anything but text only its kind, for a few bytes can spell an endless tuple."""
+    return repr(value[:60]) if isinstance(value, str) else f"of kind {type(value).__name__}"
 
 
 def _instructions(pickled: bytes) -> list[tuple[pickletools.OpcodeInfo, Any, int | None]]:

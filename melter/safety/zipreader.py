@@ -11,9 +11,11 @@ import zlib
 from melter.errors import ModelFileError
 
 MOST_MEMBERS = 512
-LARGEST_MEMBER_BYTES = 1 << 28
+LARGEST_MEMBER_BYTES = 1 << 27
 LARGEST_RATIO = 100
 """Unpacked over packed; weights hardly compress at all."""
+_TABLE_ENTRY, _TABLE_ENTRIES = b"PK\x01\x02", 4 * MOST_MEMBERS
+"""What begins each entry of the table, and how many of them there may be, those of archives inside included."""
 _LOCAL = struct.Struct("<4s5H3I2H")
 _NAME = re.compile(r"[A-Za-z0-9_.\-]+(/[A-Za-z0-9_.\-]+)*")
 
@@ -29,6 +31,8 @@ class StrictZip:
         self._content, self._name = content, name
         if not content.startswith(b"PK\x03\x04"):
             raise self._wrong("not a zip archive")
+        if content.count(_TABLE_ENTRY) > _TABLE_ENTRIES:
+            raise self._wrong(f"{content.count(_TABLE_ENTRY)} entries in its tables, must be within {_TABLE_ENTRIES}")
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(content))
             infos = self._zip.infolist()

@@ -14,7 +14,7 @@ from melter.safety import check as check_module
 from melter.safety.bundle import load_policy, manifest_for, save_bundle
 from melter.safety.check import Visited, check
 from melter.safety.claims import Claim
-from melter.safety.dark_claims import dynamic_claims, park_claim
+from melter.safety.dark_claims import dynamic_claims
 from melter.safety.drill import DarkDrill
 from melter.safety.net import PolicyNet
 from melter.safety.proof import ProofResult
@@ -28,6 +28,8 @@ BUILDER = ObservationBuilder(MACHINE)
 def drill(**changes: Any) -> DarkDrill:
     given: dict[str, Any] = {
         "fault": np.array(["dead winch", "dead winch", "slack cable", "cut serial line"]),
+        "winch": np.array([0, 1, 2, 3]),
+        "zenith_rad": np.radians([10.0, 20.0, 30.0, 40.0]),
         "excused": np.array(["held up", "", "", "no line"]),
         "bright_before": np.ones(4, dtype=bool),
         "held": np.ones(4, dtype=bool),
@@ -50,10 +52,14 @@ def test_faults_that_physics_excuses_stand_in_a_line_of_their_own() -> None:
     assert claims["going dark with dynamics: below melting"].status == "not proven"
     assert claims["going dark with dynamics: below melting"].best == 1.5
     assert claims["going dark with dynamics: below melting"].required
-    assert claims["going dark with dynamics: below 10 kW/m²"].status == "not proven"
+    late = claims["from the fault on: below melting"]
+    assert (late.status, late.best, late.required) == ("falsified", pytest.approx(2.1), False)  # 0.6 s to notice it
+    assert "1 of 2 too late" in late.method
+    assert claims["from the fault on: below 10 kW/m²"].status == "falsified"
     excused = claims["going dark after a dead winch"]
     assert (excused.status, excused.required, excused.best) == ("falsified", False, 1.0)
-    assert "1 of 1 stay brighter than they should, 0 of them melting" in excused.method
+    assert "1 of 1 stay brighter than they should, 1 of them melting" in excused.method
+    assert excused.method.endswith("zenith 10° to 10°")
     assert "no line; 1 of 1" in claims["going dark after a cut serial line"].method
 
 
@@ -61,7 +67,8 @@ def test_faults_that_physics_excuses_stand_in_a_line_of_their_own() -> None:
     ("changes", "name", "required"),
     [
         ({"melting_s": np.array([1.0, 1.51, 0.5, 0.5])}, "going dark with dynamics: below melting", True),
-        ({"bright_s": np.array([1.0, 5.01, 0.5, 0.5])}, "going dark with dynamics: below 10 kW/m²", False),
+        ({"bright_s": np.array([1.0, 4.41, 0.5, 0.5])}, "from the fault on: below 10 kW/m²", False),
+        ({"melting_s": np.array([1.0, 0.91, 0.5, 0.5])}, "from the fault on: below melting", False),
         (
             {"outside": np.array([True, False, False, False])},
             "going dark with dynamics: melting light on the bed",
@@ -76,19 +83,16 @@ def test_drills_that_fail(changes: dict[str, Any], name: str, required: bool) ->
     assert by_name(dynamic_claims(nobody))[name].status == "not proven"
 
 
+def test_in_time_from_the_fault_at_the_limit_itself() -> None:
+    claims = by_name(dynamic_claims(drill(melting_s=np.array([0, 0.9, 0.0, 0]), bright_s=np.array([0, 4.4, 0.0, 0]))))
+    assert claims["from the fault on: below melting"].status == "not proven"
+    assert claims["from the fault on: below melting"].best == pytest.approx(1.5)
+    assert claims["from the fault on: below 10 kW/m²"].best == pytest.approx(5.0)
+
+
 def test_excused_machines_that_went_dark_falsify_nothing() -> None:
-    claims = by_name(dynamic_claims(drill(bright_s=np.full(4, 3.0), melting_s=np.full(4, 1.0))))
+    claims = by_name(dynamic_claims(drill(bright_s=np.full(4, 3.0), melting_s=np.full(4, 0.8))))
     assert claims["going dark after a dead winch"].status == "not proven"
-
-
-def test_light_under_a_parked_lens() -> None:
-    claim = park_claim(MACHINE)
-    assert claim.status == "proven"
-    assert claim.bound is not None
-    assert 3e3 < claim.bound < 1e4
-    assert "up to a zenith of 2" in claim.method
-    low = MACHINE.model_copy(update={"sun": MACHINE.sun.model_copy(update={"zenith_deg": 34.0})})
-    assert park_claim(low).status == "falsified"
 
 
 def visited(**changes: Any) -> Visited:

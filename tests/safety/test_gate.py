@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melter.errors import CommandRefused
+from melter.errors import BadInput, CommandRefused
 from melter.geometry.pose import sun_direction_world
 from melter.machine import load_machine
 from melter.safety import gate as gate_module
+from melter.safety.beam import KeepIn
 from melter.safety.drill import work_states
 from melter.safety.gate import ApprovedCommand, Gate
 from melter.safety.interlock import State
@@ -465,3 +466,47 @@ def test_fuzzed_calls(data: st.DataObject) -> None:
         lengths = lengths + previous * PERIOD
         assert (lengths > MACHINE.limits.cable_length_min_m).all()
         assert (lengths < MACHINE.limits.cable_length_max_m).all()
+
+
+# -- what the driver promises ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("factor", "good"), [(1.0, True), (4.0, True), (0.999, False), (4.001, False), (np.nan, False)]
+)
+def test_the_drivers_promise_has_bounds(factor: float, good: bool) -> None:
+    if good:
+        assert Gate(MACHINE, speed_factor=factor).limits.speed_max_um == Gate(MACHINE).limits.speed_max_um
+    else:
+        with pytest.raises(BadInput, match="speed_factor"):
+            Gate(MACHINE, speed_factor=factor)
+
+
+def test_what_a_driver_makes_up_for_keeps_the_power_of_all_winches() -> None:
+    """Commands of a gate that knows of a quarter more keep the limit when a quarter is added."""
+    few = MACHINE.model_copy(update={"limits": MACHINE.limits.model_copy(update={"power_total_max_w": 100.0})})
+    gate = Gate(few, speed_factor=1.25)
+    lengths = WORK.copy()
+    gate.arm(0.0, lengths, sun_world=SUN)
+    most = 0.0
+    for tick in range(1, 12):
+        command = gate.approve(0.12 * ALONG, lengths, 0.05 * tick, measured_host_s=0.05 * tick, mode="transit")
+        most = max(most, float(np.abs(command.speeds_m_s).sum()) * MACHINE.limits.tension_max_n)
+        lengths = lengths + command.counts_um * 1e-6
+    assert most * 1.25 <= 100.0 * (1 + 1e-9)
+    assert most > 70.0
+
+
+def test_power_that_no_driver_can_exceed_is_not_kept_back() -> None:
+    """At the machine's highest speed and tension a winch of corner8 takes 36 of 38 W: nothing to hold back."""
+    assert Gate(MACHINE, speed_factor=1.25).limits.power_n_um == Gate(MACHINE).limits.power_n_um
+    assert Gate(MACHINE, speed_factor=1.25).limits.power_total_n_um == Gate(MACHINE).limits.power_total_n_um
+    weak = MACHINE.model_copy(update={"limits": MACHINE.limits.model_copy(update={"power_max_w": 20.0})})
+    assert Gate(weak, speed_factor=1.25).limits.power_n_um == pytest.approx(Gate(weak).limits.power_n_um / 1.25)
+
+
+def test_the_bed_is_drawn_in_by_what_a_driver_makes_up_for() -> None:
+    plain, catching_up = KeepIn(MACHINE), KeepIn(MACHINE, 1.25)
+    assert 1.25 * plain.margin_m < catching_up.margin_m < 1.25**2 * plain.margin_m
+    fastest = KeepIn(MACHINE, 4.0).margin_m
+    assert fastest == pytest.approx(KeepIn(MACHINE, 2.4).margin_m)  # never above the highest speed

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from melter.errors import CommandRefused, MachineFileError
 from melter.machine import Machine, load_machine
 from melter.safety.limiter import TickLimits, braking_um, limit_command
-from melter.safety.proof import prove
+from melter.safety.proof import ProofAhead, prove
 from melter.safety.verify import violation
 
 MACHINE = load_machine()
@@ -295,6 +295,13 @@ def test_proof_that_skips_rooms_says_so() -> None:
     assert result.room_step_um > 1
     assert not result.proven
     assert shares[0] == 0.0
+
+
+def test_proof_ahead_hands_over_what_came_out() -> None:
+    assert ProofAhead(lambda: prove(SMALL)).result().proven
+    failing = ProofAhead(lambda: prove(SMALL, limit=lambda *_a, **_k: 1 // 0))
+    with pytest.raises(ZeroDivisionError):
+        failing.result()
 
 
 def test_proof_of_corner8() -> None:

@@ -107,11 +107,23 @@ def test_what_to_believe_on_the_way_to_dark() -> None:
     told[6] = np.inf
     best = reckoning.best_m(told, 0.0)
     assert best.tolist() == [2.0, 2.3, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+    reckoning = Reckoning(MACHINE, START)
     assert reckoning.best_m(None, 0.0).tolist() == START.tolist()
     assert reckoning.best_m(np.zeros(3), 0.0).tolist() == START.tolist()
     edge = START.copy()
     edge[0] = MACHINE.limits.cable_length_max_m
     assert reckoning.best_m(edge, 0.0)[0] == MACHINE.limits.cable_length_max_m
+
+
+def test_what_a_broken_link_swallowed_is_not_reckoned_with_for_good() -> None:
+    """Two commands got lost: from the counters on, the sum goes its way again, also while much is unseen."""
+    reckoning = Reckoning(MACHINE, START)
+    for tick in range(2):
+        reckoning.add(counts(6000), [6000] * 8, tick * PERIOD)
+    assert reckoning.best_m(START, 1.0).tolist() == START.tolist()  # nothing moved, and nothing is under way
+    reckoning.add(counts(6000), [6000] * 8, 1.0)
+    assert reckoning.best_m(START, 1.01) == pytest.approx(START + 0.006)
+    assert reckoning.best_m(None, 2.0) == pytest.approx(START + 0.006)
 
 
 @pytest.mark.parametrize(("off", "believed"), [(JUMP_M - 1e-9, False), (JUMP_M + 1e-6, True), (-JUMP_M - 1e-6, True)])
