@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tyro.conf import Positional
 
-from melter.cli.common import Common, emit, parse, plain, require_in, say
+from melter.cli.common import Common, emit, parse, require_in, require_new, say
 from melter.errors import BadInput, CameraError
 from melter.machine import load_machine
 
@@ -54,22 +52,6 @@ class CameraConfig(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BedConfig(Common):
-    """Where the camera stands over the bed, from the markers in one frame."""
-
-    source: Positional[str]
-    """Image, folder, video, camera index or URL; the first frame with markers is used."""
-    calibration: str | None = None
-    """Camera calibration (JSON); without it, lens distortion is not corrected."""
-    out: str = "bed.json"
-    """File to write."""
-    frames: int = 100
-    """Look at no more than this many frames."""
-    force: bool = False
-    """Replace an existing file."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class BoardConfig(Common):
     """A board for 'calibrate camera', or a marker of the machine file, to print at true size."""
 
@@ -108,7 +90,7 @@ def _camera(argv: list[str]) -> int:
     config = parse(CameraConfig, argv, "calibrate camera")
     require_in("--views", config.views, 5, 200)
     require_in("--max-rms-px", config.max_rms_px, 0.01, 100, " px")
-    _require_new(config.out, config.force)
+    require_new(config.out, config.force)
     from melter.vision.calibration import save_calibration
     from melter.vision.intrinsics import Board, calibrate
 
@@ -182,60 +164,14 @@ def _collect_views(config: CameraConfig, board: Any) -> tuple[list[Any], tuple[i
 
 
 def _bed(argv: list[str]) -> int:
-    config = parse(BedConfig, argv, "calibrate bed")
-    _require_new(config.out, config.force)
-    from melter.vision.bed import solve_bed
-    from melter.vision.calibration import load_calibration, write_text
-    from melter.vision.camera import BrokenFrame, open_camera
-    from melter.vision.markers import markers_of_other_dictionaries
+    from melter.cli import calibrate_bed
 
-    machine = load_machine(config.machine)
-    calibration = load_calibration(config.calibration) if config.calibration else None
-    trouble = f"source {config.source}: no frame that can be read"
-    view, image = None, None
-    with open_camera(config.source) as stream:
-        for count, frame in enumerate(stream.frames(), start=1):
-            if isinstance(frame, BrokenFrame):
-                trouble = frame.reason
-                continue
-            image = frame.image
-            try:
-                view = solve_bed(frame.image, machine, calibration)
-                break
-            except CameraError as error:
-                trouble = f"{frame.source}: {error}"
-            if count >= config.frames:
-                break
-    if view is None:
-        others = markers_of_other_dictionaries(image, machine.bed.marker) if image is not None else ""
-        raise CameraError(trouble + (f"; {others}" if others else ""))
-    table = plain(
-        {
-            "image_size_px": view.image_size_px,
-            "homography": view.homography,
-            "camera_position_world_m": view.camera_position_world_m,
-            "rotation_camera_world": view.rotation_camera_world,
-            "residual_px": view.residual_px,
-            "residual_m": view.residual_m,
-            "centre_std_m": [float(v) ** 0.5 for v in view.covariance_m2((0.0, 0.0)).diagonal()],
-            "markers": view.markers_seen,
-            "undistorted": calibration is not None,
-            "remarks": view.remarks,
-        }
-    )
-    write_text(config.out, json.dumps(table, indent=2) + "\n")
-    for remark in view.remarks:
-        say(remark)
-    share = len(view.markers_seen) / len(machine.bed.marker)
-    residual = f"residual {view.residual_px:.3f} px = {1000 * view.residual_m:.2f} mm"
-    text = f"{config.out}: markers {list(view.markers_seen)}, {residual}"
-    emit({"file": config.out, "residual": view.residual_px, "confidence": share, **table}, config.json, text)
-    return 0
+    return calibrate_bed.run(argv)
 
 
 def _board(argv: list[str]) -> int:
     config = parse(BoardConfig, argv, "calibrate board")
-    _require_new(config.out, config.force)
+    require_new(config.out, config.force)
     from melter.vision.boards import board_cells, marker_cells, write_print
     from melter.vision.intrinsics import Board
 
@@ -272,12 +208,3 @@ def _machine(argv: list[str]) -> int:
     except ImportError:
         raise BadInput("calibrate machine: not part of this version") from None
     return int(calibrate_machine.run(argv))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-
-
-def _require_new(path: str, force: bool) -> None:
-    from melter.errors import OutputExists
-
-    if Path(path).exists() and not force:
-        raise OutputExists(f"--out {path}: exists already; --force replaces it")
-    if not Path(path).absolute().parent.is_dir():
-        raise BadInput(f"--out {path}: its folder does not exist")

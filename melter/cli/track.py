@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,6 +33,9 @@ class TrackConfig(Common):
     """Camera calibration (JSON); without it, lens distortion is not corrected."""
     reference: str | None = None
     """Image with the lens parked and the markers well exposed, for the bed's pose; without it, frames with markers."""
+    pose_model: str | None = None
+    """Pose network: an ONNX file of 'melter vision train', or 'packaged'. Gives a rough bed where no marker is seen, and
+    says when it sees the camera elsewhere than the markers do."""
     jsonl: str | None = None
     """Write the lines to this file instead of stdout."""
     overlay: str | None = None
@@ -77,12 +81,26 @@ def _track(config: TrackConfig) -> int:
             f"bed: markers {list(view.markers_seen)}, {residual}",
             *(f"bed: {remark}" for remark in view.remarks),
         ]
+    watch = _pose_watch(config, tracker)
     with ExitStack() as stack:
         stream = stack.enter_context(open_camera(config.source, rate_hz=config.rate_hz))
         overlay, out = _overlay(config, stack), _open_lines(config, stack)
         for remark in remarks:
             say(remark)
-        return _write(_lines(stream, tracker, overlay, config.frames), out, as_json=config.json)
+        return _write(_lines(stream, tracker, overlay, watch, config.frames), out, as_json=config.json)
+
+
+def _pose_watch(config: TrackConfig, tracker: Any) -> Any:
+    """Let the pose network help where no marker is seen; return what compares it with the markers now and then."""
+    if config.pose_model is None:
+        return None
+    from melter.vision.pose.check import PoseWatch, view_without_markers
+    from melter.vision.pose.model import load_pose_model
+
+    machine, calibration = tracker.machine, tracker.calibration
+    model = load_pose_model(config.pose_model, machine)
+    tracker.without_markers = partial(view_without_markers, model, machine=machine, calibration=calibration)
+    return PoseWatch(model, calibration)
 
 
 def _reference(tracker: Any, image: Any, name: str) -> Any:
@@ -126,7 +144,7 @@ def _open_lines(config: TrackConfig, stack: ExitStack) -> TextIO | None:
         raise BadInput(f"--jsonl {config.jsonl}: cannot be written: {error.strerror}") from None
 
 
-def _lines(stream: Any, tracker: Any, overlay: Any, limit: int | None) -> Iterator[dict[str, Any]]:
+def _lines(stream: Any, tracker: Any, overlay: Any, watch: Any, limit: int | None) -> Iterator[dict[str, Any]]:
     """One table per frame; ``overlay`` takes each frame's picture."""
     from melter.vision.camera import BrokenFrame
 
@@ -136,8 +154,10 @@ def _lines(stream: Any, tracker: Any, overlay: Any, limit: int | None) -> Iterat
         else:
             clock_s = frame.captured_host_s if stream.live else frame.t_s
             estimate = tracker.track(frame.image, clock_s, frame.number)
-            details = tracker.last_details
-            yield _line(frame, estimate, details.reason, details.seconds)
+            details, reason = tracker.last_details, tracker.last_details.reason
+            if watch is not None and tracker.view is not None:
+                reason = "; ".join(part for part in (watch.see(frame.image, tracker.view, clock_s), reason) if part)
+            yield _line(frame, estimate, reason, details.seconds)
             if overlay is not None:
                 overlay(frame.image, tracker, estimate)
         if count == limit:

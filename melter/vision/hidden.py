@@ -25,6 +25,8 @@ ENOUGH = 4
 """Edge pixels of one direction that make an edge."""
 PEAK_BEHIND = 0.05
 """Logarithm of the whole patch's peak over the brightest that is seen, on average."""
+LESS_LIGHT = -0.1
+"""Logarithm of the patch's power over what the machine file says, on average: dust, and lenses are rarely better than said."""
 AGAIN = 0.2
 """Of the brightest light: what shines that much on the far side is the patch again."""
 MARGIN_PX = 1.5
@@ -87,7 +89,7 @@ def completed(
     if shape_known is not None:
         start = shape_known[0].copy()
         start[1:3] = sums.centre_m
-    expected = None if flux_expected_m2 is None else float(np.log(flux_expected_m2))
+    expected = None if flux_expected_m2 is None else float(np.log(flux_expected_m2)) + LESS_LIGHT
     brightest = None if samples.saturated.any() else float(np.log(np.quantile(samples.light, 0.99))) + PEAK_BEHIND
     profile = fit_profile(
         samples,

@@ -72,9 +72,8 @@ def _in_front(view: BedView, nodes: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Whether each undistorted pixel looks down at the bed and not past the horizon."""
     ideal = view.calibration.undistort_px(nodes) if view.calibration else nodes
     inverse = np.linalg.inv(view.homography)
-    middle = view.homography @ np.array(
-        [*np.mean([view.to_bed_m(c).mean(axis=0) for c in view.marker_corners_px], axis=0), 1.0]
-    )
+    seen_m = [view.to_bed_m(c).mean(axis=0) for c in view.marker_corners_px]
+    middle = view.homography @ np.array([*(np.mean(seen_m, axis=0) if seen_m else (0.0, 0.0)), 1.0])
     sign = np.sign(inverse[2] @ (middle / middle[2]))
     w = inverse[2, 0] * ideal[..., 0] + inverse[2, 1] * ideal[..., 1] + inverse[2, 2]
     return w * sign > 1e-9

@@ -25,9 +25,7 @@ LEVELS = (0.9, 0.27, 0.09)
 """Of full scale, above background: saturated, and two outlines further out."""
 FLANK_LEVEL = 0.5
 """An outline between, to tell how steep the flank is."""
-CENTRE_FIT = np.array(
-    [[3.928, -6.302, -1.656, 2.124, 0.453, 0.503], [-3.055, 3.609, 3.235, -1.313, -2.974, -0.493]]
-)
+CENTRE_FIT = np.array([[3.928, -6.302, -1.656, 2.124, 0.453, 0.503], [-3.055, 3.609, 3.235, -1.313, -2.974, -0.493]])
 """Factors of the two steps, each a polynomial of the growths g1, g2 of the areas: 1, g1, g2, g1², g2², g1 g2."""
 SIZE_FIT = np.array([-0.223, 1.395, -3.718, -0.621, 3.769, 0.676])
 """Logarithm of the true semi-axes over those of the second region, same polynomial."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -16,16 +17,20 @@ from melter.observation import Status
 from melter.vision.bed import BedView
 from melter.vision.cut import Array, Box, Cut, Sums, core_of, cut_out, sum_up
 from melter.vision.hidden import Whole, completed, hidden_part
+from melter.vision.hue import whiteness
 from melter.vision.maps import BedMaps
+from melter.vision.opencv import cv2
 from melter.vision.outline import CELLS, Outline, measure_outline
 from melter.vision.plausible import Level, Look, look_at, reason_against
 from melter.vision.response import Pixels, Response
-from melter.vision.sharpness import Blur, roundness, without_sparkles
+from melter.vision.sharpness import Blur, without_sparkles
 
 READ_NOISE_CODES = 1.3
 """Of a webcam at 8 bits, JPEG included."""
 HIDDEN_FROM = 0.04
 """Share of the light missing from which a patch is called occluded."""
+HIDDEN_DOUBT = (0.3, 0.6)
+"""By how much of its size a completed patch's centroid may be off: at least, and more per share that is hidden."""
 POINT_PX = 2.2
 """Standard deviation up to which a round spot may be a saturated glint."""
 SATURATED_FROM = 0.004
@@ -34,6 +39,15 @@ LIKE_FROM, LIKE_SPAN = 0.7, 2.0
 """Coarseness at which likeness begins, and over which it grows to 1."""
 ROUND_TELLS = 10.0
 """Coarseness of a saturated spot below which its roundness counts."""
+MAYBE_HIDDEN = 0.25
+"""Of a patch's size, by which its centroid may be off where straight edges say that a part may be hidden."""
+HOLES_SHARE = 0.15
+"""Of a patch's size, by which its centroid may be off where glints on it were left out."""
+MOST_CLIPPED = 0.25
+"""Share of the core that is saturated up to which glints may have done it."""
+CLIPPED_HALO_PX = 4
+WHITE_LIKENESS = 0.4
+"""Factor of the likeness of a spot that is not of the sand's colour but as white as the sun."""
 TEXTURE_SHARE = 0.035
 """Of a patch's size, by which uneven brightness of the sand moves its centroid."""
 SYSTEMATIC_PX = 0.04
@@ -97,26 +111,57 @@ def measure_spot(
     place_px = ((box[0] + box[2] - 1) / 2, (box[1] + box[3] - 1) / 2)
     blur = Blur.at(view.jacobian_m_per_px(place_px), view.blur_px, level.floor_semi_axis_m)
     cut = without_sparkles(cut_out(pixels, box, maps, response, others), blur, box)
+    judged = _judged(pixels, cut, box, view, level, response, blur)
+    glinting = not isinstance(judged, Look) and judged[1]
+    if glinting:
+        cut = _without_clipped(cut)
+        judged = _judged(pixels, cut, box, view, level, response, blur)
+    if not isinstance(judged, Look):
+        return Rejected(place_px, judged[0])
+    spot = _measured(judged, level, view, shape_known)
+    if glinting:
+        spot = replace(spot, covariance_m2=spot.covariance_m2 + spot.moments_m2 * HOLES_SHARE**2)
+    return replace(_with_bed(spot, view, relief_m), peak=_peak(cut, judged.sums), likeness=_likeness(judged))
+
+
+def _judged(
+    pixels: Pixels, cut: Cut, box: Box, view: BedView, level: Level, response: Response, blur: Blur
+) -> Look | tuple[str, bool]:
+    """Return what passes for the patch; or why it does not, and whether glints on sunlit sand may be to blame."""
     sums = sum_up(cut, box, level.threshold)
     if isinstance(sums, str):
-        return Rejected(place_px, sums)
+        return sums, False
     clipped = np.count_nonzero(cut.saturated & sums.inside) / max(np.count_nonzero(core_of(cut, sums)), 1)
     outline = _outline(cut, sums, view, level) if clipped > SATURATED_FROM else None
-    look = look_at(cut, sums, blur, outline, view, place_px)
+    white = partial(whiteness, pixels, cut, sums, level.hues, response)
+    place_px = ((box[0] + box[2] - 1) / 2, (box[1] + box[3] - 1) / 2)
+    look = look_at(cut, sums, blur, outline, view, place_px, white)
     reason = reason_against(look, level, view)
-    if reason:
-        return Rejected(place_px, reason)
+    return (reason, outline is not None and look.sandy and bool(clipped < MOST_CLIPPED)) if reason else look
+
+
+def _without_clipped(cut: Cut) -> Cut:
+    """The same with saturated pixels, and those around them, not used: glints, on a patch of the sand's colour."""
+    reach = 2 * CLIPPED_HALO_PX // cut.stride + 1
+    halo = cv2.dilate(cut.saturated.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
+    return replace(cut, usable=cut.usable & ~halo, saturated=cut.saturated & ~halo)
+
+
+def _measured(look: Look, level: Level, view: BedView, shape_known: tuple[Array, float] | None) -> Spot:
     spot = _whole(look, level, view, shape_known) if look.edges.cut else None
-    if spot is None:
-        spot = _by_outline(sums, outline, view) if outline is not None else _by_sums(cut, sums, view)
-    return replace(_with_bed(spot, view, relief_m), peak=_peak(cut, sums), likeness=_likeness(look))
+    if spot is not None:
+        return spot
+    spot = _by_sums(look.cut, look.sums, view) if look.outline is None else _by_outline(look.sums, look.outline, view)
+    if not look.edges.cut and not look.edges.doubtful:
+        return spot
+    return replace(spot, covariance_m2=spot.covariance_m2 + spot.moments_m2 * MAYBE_HIDDEN**2)
 
 
 def _likeness(look: Look) -> float:
     likeness = float(np.clip((look.coarseness - LIKE_FROM) / LIKE_SPAN, 0.05, 1.0))
-    if look.outline is not None and look.coarseness < ROUND_TELLS:
-        likeness *= float(np.clip(roundness(look.cut, look.sums, look.blur), 0.1, 1.0))
-    return likeness
+    if look.outline is not None and look.coarseness < ROUND_TELLS and look.flatness is not None:
+        likeness *= float(np.clip(look.flatness, 0.1, 1.0))
+    return likeness * (WHITE_LIKENESS if look.white else 1.0)
 
 
 def _peak(cut: Cut, sums: Sums) -> float:
@@ -155,7 +200,7 @@ def _by_outline(sums: Sums, outline: Outline, view: BedView) -> Spot:
 
 
 def _by_filling(sums: Sums, whole: Whole, view: BedView) -> Spot:
-    doubt = 0.1 + whole.hidden_share
+    doubt = HIDDEN_DOUBT[0] + HIDDEN_DOUBT[1] * whole.hidden_share
     covariance = whole.covariance_m2 * whole.hidden_share + whole.moments_m2 * doubt**2
     return _spot("occluded", whole.centre_m, whole.moments_m2, covariance, sums, view)
 

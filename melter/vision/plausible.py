@@ -7,12 +7,14 @@ with ``melter vision bench``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from melter.vision.bed import BedView
 from melter.vision.cut import Array, Cut, Sums
+from melter.vision.hue import Hues
 from melter.vision.outline import Outline
 from melter.vision.sharpness import CUT_FROM, SMALLEST, Blur, Edges, fineness, roundness, sharp_edges
 
@@ -24,20 +26,31 @@ CLIPPED_AREAS = (2.0, 7.0, 14.0, 24.0, 35.0, 60.0)
 CLIPPED_LEAST = (1.5, 1.9, 2.2, 2.5, 2.8, 3.3)
 """The same for saturated spots by their saturated area over the smallest patch: the brighter, the more of a patch's
 aureole is in its flank, and the larger looks a sparkle's."""
-SMALL = 1.55
-"""Below this share the roundness of a spot that is not saturated is looked at."""
-SMALL_CLIPPED = 3.2
-"""The same for a saturated spot, which looks larger than it is."""
+SMALL, SMALL_CLIPPED, SMALL_PALE, SMALL_WHITE = 2.0, 3.6, 6.0, 6.0
+"""Coarseness below which the flatness of a spot counts: one that is not saturated; one that is, which looks larger than it
+is; one whose colour is not the sand's; and one that is as white as the sun."""
+SPARKLE_WHITE = 2.2
+"""Below this coarseness a white spot that is not saturated is a sparkle, however the bed is seen."""
+ROUND, ROUND_WHITE = (-0.1, 0.3), (-0.25, 0.55)
+"""Flatness between which a small spot is a sparkle; the same for a white one."""
+WHITE, PALE, SANDY, RED = 0.55, 0.45, 0.3, -0.6
+"""Whiteness above which a spot is white, above which it is too pale for sand, below which (either way) it has the sand's
+colour, and below which it glows."""
 SHARP_COARSENESS, SHARP_ALL_AROUND = 3.0, 1.25
 """Coarseness below which, and length of sharp edges above which, a saturated spot is a sparkle."""
-COHERENCE_LEAST = 0.22
+SHARP_PALE, SHARP_WHITE = 6.0, 10.0
+"""The same coarseness for one whose colour is known not to be the sand's, and for a white one."""
+FINE_STRUCTURE = 4.0
+"""Coarseness below which that of a spot that is not saturated must agree with its size: sand's grain looks coarser."""
+COHERENCE_LEAST = 0.18
 """Finest structure over whole size, as areas: 1 for a Gaussian, small for many sparkles together."""
 OPEN_SUN = 0.7
 """Background over sunlit sand from which a spot does not lie in the lens's shadow."""
-ROUND = 0.3
-"""0: round in the image, as sparkles are; 1: as flat as a round patch on the bed looks."""
-ROUND_SHARP, VERY_SHARP = 0.5, 1.0
-"""The same for a spot with longer sharp edges than this."""
+LEAST_LIGHT, LEAST_LIGHT_DOUBT = 0.2, 0.04
+"""Light of a spot that is not saturated over what the lens gathers; less on dark glass. When a part is hidden or the sand
+is dark, where cameras' responses differ most, much less."""
+SAND_CLEAR = 0.01
+"""Linear light (code 25 of 255) from which the responses of cameras agree well enough."""
 SAND_TELLS, SAND_CLIPS = 0.002, 0.9
 """Linear light (codes 7 and 243 of 255) of sand between which its brightness can be relied on."""
 SAND_FLOOR = 0.001
@@ -66,6 +79,8 @@ class Level:
     """Power of the patch over irradiance of open sand, from the machine file."""
     floor_semi_axis_m: float
     """No patch of this lens is smaller: the sun's disc and good facets."""
+    hues: Hues | None = None
+    """Of sand and paper, where they are known."""
 
     @property
     def flux_m2(self) -> float | None:
@@ -87,17 +102,56 @@ class Look:
     clipped: float
     """The saturated area over the smallest patch's."""
     place_px: tuple[float, float]
+    flatness: float | None
+    """0: as round in the image as sparkles are, 1: as flat as a round patch on the bed looks; None seen from above."""
+    whiteness: float | None
+    """0: of the sand's hue, 1: as white as paper; None where colour does not tell."""
+
+    @property
+    def white(self) -> bool:
+        """Whether it shines like the sun itself rather than like sand."""
+        return self.whiteness is not None and self.whiteness > WHITE
+
+    @property
+    def pale(self) -> bool:
+        """Whether its colour is known not to be the sand's, but not quite white either."""
+        return self.whiteness is not None and PALE < self.whiteness <= WHITE
+
+    @property
+    def sandy(self) -> bool:
+        """Whether its light has the sand's colour."""
+        return self.whiteness is not None and abs(self.whiteness) < SANDY
 
 
 def look_at(
-    cut: Cut, sums: Sums, blur: Blur, outline: Outline | None, view: BedView, place_px: tuple[float, float]
+    cut: Cut,
+    sums: Sums,
+    blur: Blur,
+    outline: Outline | None,
+    view: BedView,
+    place_px: tuple[float, float],
+    white: Callable[[], float | None] = lambda: None,
 ) -> Look:
-    """Measure what a spot is judged by."""
+    """Measure what a spot is judged by; ``white`` gives its whiteness, and is asked only where that counts."""
     per_px_m2 = abs(float(np.linalg.det(view.jacobian_m_per_px(place_px))))
     smallest_m2 = float(np.sqrt(np.linalg.det(blur.sunlight_px2))) * per_px_m2
     coarseness = fineness(cut, sums, blur) if outline is None else outline.flank_m2 / smallest_m2
     clipped = 0.0 if outline is None else outline.clipped_m2 / smallest_m2
-    return Look(cut, sums, blur, outline, sharp_edges(cut, sums, blur, coarseness), coarseness, clipped, place_px)
+    edges = sharp_edges(cut, sums, blur, coarseness)
+    large = coarseness > SHARP_WHITE
+    flatness = None if large and outline is None else roundness(cut, sums, blur)
+    return Look(
+        cut,
+        sums,
+        blur,
+        outline,
+        edges,
+        coarseness,
+        clipped,
+        place_px,
+        flatness,
+        None if large else white(),
+    )
 
 
 def reason_against(look: Look, level: Level, view: BedView) -> str:
@@ -144,7 +198,8 @@ def _too_sharp(look: Look) -> str:
     least = SMALLEST if look.edges.length > CUT_FROM else FINENESS_LEAST
     if look.outline is not None:
         least = max(least, float(np.interp(look.clipped, CLIPPED_AREAS, CLIPPED_LEAST)))
-        if look.coarseness < SHARP_COARSENESS and look.edges.length > SHARP_ALL_AROUND and not look.edges.cut:
+        sharp = SHARP_WHITE if look.white else SHARP_PALE if look.pale else SHARP_COARSENESS
+        if look.coarseness < sharp and look.edges.length > SHARP_ALL_AROUND and not look.edges.cut:
             return f"saturated and sharp all around ({100 * look.coarseness:.0f} % of the sun's image's area): a glint"
     if look.coarseness < least:
         return f"sharper than the sun's image ({100 * look.coarseness:.0f} % of its area, least {100 * least:.0f} %)"
@@ -158,7 +213,7 @@ def _scattered(look: Look) -> str:
         everywhere = float(cut.area[cut.saturated & sums.inside].sum())
         many = not look.edges.cut and look.outline.clipped_m2 < WHOLE_SHARE * everywhere
         return "saturated in many places" if many else ""
-    if not look.edges.cut and look.coarseness > SMALL:
+    if look.coarseness > FINE_STRUCTURE:
         return ""
     smallest = float(np.sqrt(np.linalg.det(look.blur.sunlight_px2)) * np.median(cut.area[sums.inside])) / cut.stride**2
     coherence = look.coarseness * smallest / float(np.sqrt(np.linalg.det(sums.moments_m2)))
@@ -168,12 +223,19 @@ def _scattered(look: Look) -> str:
 
 
 def _sparkle_shape(look: Look, level: Level) -> str:
-    if look.outline is None and (look.edges.cut or look.coarseness > SMALL):
+    if look.whiteness is not None and look.whiteness < RED and look.outline is None:
+        return "redder than sand in the sun can be: it glows"
+    if look.white and look.outline is None and look.coarseness < SPARKLE_WHITE:
+        return "as white as the sun and hardly larger than its image: a glint"
+    if look.flatness is None or look.sandy:
+        return ""
+    if look.outline is None and (look.edges.cut or look.coarseness > SMALL) and not (look.white or look.pale):
         return ""
     open_sun = level.sand > SAND_TELLS and look.sums.background > OPEN_SUN * level.sand
-    small = look.coarseness < (SMALL if look.outline is None else SMALL_CLIPPED) or open_sun
-    least = ROUND_SHARP if look.edges.length > VERY_SHARP else ROUND
-    if small and roundness(look.cut, look.sums, look.blur) < least:
+    usual = SMALL if look.outline is None else SMALL_CLIPPED
+    small = SMALL_WHITE if look.white else SMALL_PALE if look.pale else usual
+    low, high = ROUND_WHITE if look.white else ROUND
+    if (look.coarseness < small or open_sun) and low < look.flatness < high:
         return "round although the bed is seen obliquely, and hardly larger than the sun's image: a glint"
     return ""
 
@@ -190,9 +252,10 @@ def _wrong_power(look: Look, level: Level) -> str:
     if sums.flux > most:
         return f"{sums.flux / most:.1f} times as bright as the lens can be at this exposure"
     if outline is None:
-        little = level.sand > SAND_TELLS and sums.flux < 0.04 * level.flux_expected_m2 * level.sand
+        share = LEAST_LIGHT if level.sand > SAND_CLEAR and not look.edges.cut else LEAST_LIGHT_DOUBT
+        little = level.sand > SAND_TELLS and sums.flux < share * level.flux_expected_m2 * level.sand
         return "much darker than the lens's light at this exposure" if little else ""
-    if not outline.corrected:
+    if not np.isfinite(outline.flank_m2):
         return ""
     width = 2 * np.pi * outline.flank_m2
     if level.sand > SAND_TELLS / 4:

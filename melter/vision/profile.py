@@ -31,7 +31,7 @@ ROUND_PRIOR_STD = 0.25
 """Of the logarithm of the axis ratio, and of the shear."""
 PEAK_PRIOR_STD = 0.15
 """Of the logarithm of a partly hidden patch's peak over the brightest that is seen of it."""
-FLUX_PRIOR_STD = 0.6
+FLUX_PRIOR_STD = 0.35
 """Of the logarithm of the patch's power, as told by the lens and the sunlit sand."""
 
 

@@ -26,6 +26,8 @@ Image = NDArray[np.uint8]
 
 DIFFUSE_W_M2 = 100.0
 """Sky light on the sand on a clear day (typical of ASTM G173 at 1.5 air masses)."""
+SAND_BGR = np.array([0.80, 1.0, 1.12], dtype=np.float32)
+"""Sand's colour over its brightness in the green; the patch has it too, since sand scatters it."""
 FINER = 2
 """Sand is rendered this many times finer and averaged."""
 FINER_MARKER = 8
@@ -180,7 +182,7 @@ class SceneRenderer:
             wide = cv2.GaussianBlur(spot, (0, 0), options.bloom_px)
             spot = (1 - np.float32(options.bloom_share)) * spot + np.float32(options.bloom_share) * wide
         light *= factor[..., None]
-        light += spot[..., None] * np.array([0.97, 1.0, 1.0], dtype=np.float32)
+        light += spot[..., None] * SAND_BGR
         frame[v0:v1, u0:u1] = _encode(light * np.float32(exposure))
 
     def _patch_light(
@@ -267,7 +269,7 @@ def _fixed_scene(scene: SceneRenderer, rng: np.random.Generator) -> tuple[Light,
         scene, (np.arange(width * FINER) + 0.5) / FINER - 0.5, (np.arange(height * FINER) + 0.5) / FINER - 0.5
     )
     sand = scene.options.sand_level * (1 + _texture(x, y, rng) * scene.options.sand_texture)
-    light = np.clip(sand, 0.02, 2.0)[..., None] * np.array([0.80, 1.0, 1.12])
+    light = np.clip(sand, 0.02, 2.0)[..., None] * SAND_BGR
     light[np.isnan(x)] = scene.options.sand_level * np.array([1.6, 1.4, 1.2])
     out = np.asarray(
         cv2.resize(light.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA), dtype=np.float32

@@ -19,6 +19,8 @@ BRIGHTER_THAN_SAND = 4.0
 """White paper is 2 to 3 times as bright as sand (albedo 0.9, 0.3 to 0.45), a useful patch 10 times or more."""
 DARKEST_THRESHOLD = 0.025
 """Linear light (code 44 of 255): below it, noise and stray light are bright too."""
+SAND_VISIBLE = 0.002
+"""Linear light (code 7 of 255) of sand from which its shadows can be told."""
 SEARCH_WIDTH_PX = 800
 """Wider images are searched at half size, each pixel the largest of its 2 x 2."""
 MOST_CANDIDATES = 6
@@ -45,6 +47,8 @@ class Found:
     candidates: tuple[Candidate, ...]
     reason: str = ""
     """Why there is none, if there is none."""
+    shade: float = 0.0
+    """Darkest over brightest sand, tenth parts of it each: near one without shadows; 0 where the sand cannot be seen."""
 
 
 def find_bright(pixels: Pixels, maps: BedMaps, machine: Machine, response: Response) -> Found:
@@ -54,7 +58,7 @@ def find_bright(pixels: Pixels, maps: BedMaps, machine: Machine, response: Respo
         return Found(Level(0, 1, 1, 1), (), "the bed is out of view")
     codes = table(response, 8 if pixels.dtype == np.uint8 else 16)
     values = codes[(pixels.reshape(-1, 3)[maps.sample, 1] if pixels.ndim == 3 else pixels.ravel()[maps.sample])]
-    sand = float(np.percentile(values, 70))
+    dark, sand, bright = (float(level) for level in np.percentile(values, (10, 70, 90)))
     limit = SATURATED_SHARE * full_scale(pixels)
     level = Level(
         sand,
@@ -68,7 +72,9 @@ def find_bright(pixels: Pixels, maps: BedMaps, machine: Machine, response: Respo
     candidates = _regions(
         np.asarray(green, dtype=pixels.dtype), maps, threshold, half=pixels.shape[1] > SEARCH_WIDTH_PX
     )
-    return Found(level, candidates, "" if candidates else "nothing on the bed is brighter than sunlit sand can be")
+    shade = dark / bright if sand > SAND_VISIBLE and bright < codes[int(limit)] else 0.0
+    reason = "" if candidates else "nothing on the bed is brighter than sunlit sand can be"
+    return Found(level, candidates, reason, shade)
 
 
 def _regions(green: Pixels, maps: BedMaps, threshold: int, *, half: bool) -> tuple[Candidate, ...]:

@@ -40,8 +40,11 @@ BUMPS = (1.6, 2.6)
 """Coarseness of a spot that is all bump, and of one that is large enough to have edges."""
 FLAT_ENOUGH = 1.2
 """Width over height of the smallest patch from which roundness tells anything."""
-STEEPER = 1.12
-"""An edge this much steeper than the lens can make belongs to something in front."""
+STEEPER = ((3.0, 8.0), (1.12, 1.02))
+"""Coarseness, and how steep an edge is over the steepest of the smallest patch when it belongs to something in front:
+larger patches are out of focus, and their own edges softer."""
+DOUBTFUL_STEEPNESS = 0.86
+"""Share of that steepness from which something may be in front: not enough to complete the patch, but to doubt it."""
 FLANK_DEPTH = 3.1
 """How far above full scale a saturated patch may be before its own flank counts as an edge, near the patch's outline."""
 CUT_FROM = 0.3
@@ -80,18 +83,26 @@ def fineness(cut: Cut, sums: Sums, blur: Blur) -> float:
     return float(np.sqrt(s2[0] * s2[1] * inverse[0, 0] * inverse[1, 1]))
 
 
-def roundness(cut: Cut, sums: Sums, blur: Blur) -> float:
-    """Return how flat the spot looks: 0 round in the image, 1 as flat as the smallest patch would be there."""
-    light = np.where(sums.inside, np.maximum(cut.light - np.float32(sums.background), 0), 0).astype(float)
-    light = np.where(light > 0.2 * light.max(initial=0.0), 1.0, 0.0)
+def roundness(cut: Cut, sums: Sums, blur: Blur) -> float | None:
+    """Return how flat the spot looks: 0 round in the image, 1 as flat as the smallest patch would be there.
+
+    From second moments along and across the direction in which the bed is foreshortened; None where it hardly is.
+    """
     values, vectors = np.linalg.eigh(blur.sunlight_px2)
     expected = float(np.sqrt(values[1] / values[0]))
     if expected < FLAT_ENOUGH:
-        return 1.0
-    v, u = np.nonzero(light)
-    along = np.stack([u, v], axis=1) @ vectors
-    spread = along.std(axis=0) ** 2 + 1 / 12
-    return float((np.sqrt(spread[1] / spread[0]) - 1) / (expected - 1))
+        return None
+    light = np.where(sums.inside, np.maximum(cut.light - np.float32(sums.background), 0), 0)
+    total = float(light.sum())
+    if total <= 0:
+        return None
+    of_u, of_v = light.sum(axis=0, dtype=float) / total, light.sum(axis=1, dtype=float) / total
+    u, v = np.arange(len(of_u)), np.arange(len(of_v))
+    du, dv = u - of_u @ u, v - of_v @ v
+    cross = float(dv @ light.astype(float) @ du) / total
+    moments = np.array([[of_u @ du**2, cross], [cross, of_v @ dv**2]])
+    across, along = np.diag(vectors.T @ moments @ vectors)
+    return float((np.sqrt(along / max(across, 1e-9)) - 1) / (expected - 1))
 
 
 def without_sparkles(cut: Cut, blur: Blur, box: Box) -> Cut:
@@ -153,6 +164,8 @@ class Edges:
     """(n, 2) unit vectors u, v."""
     length: float
     """Number of edge pixels over the spot's size."""
+    doubtful: bool = False
+    """Whether edges not quite as sharp, but straight, make it likely that something is in front."""
 
     @property
     def cut(self) -> bool:
@@ -176,18 +189,30 @@ def sharp_edges(cut: Cut, sums: Sums, blur: Blur, coarseness: float) -> Edges:
     if cut.stride > 1:
         return Edges(np.zeros(0), np.zeros(0), np.zeros((0, 2)), 0.0)
     peak = float(np.max(light[sums.inside], initial=0.0))
-    size = np.sqrt(max(float(np.count_nonzero((light > 0.3 * peak) & sums.inside)), 1.0))
+    size = float(np.sqrt(max(float(np.count_nonzero((light > 0.3 * peak) & sums.inside)), 1.0)))
     gu = cv2.Sobel(light, cv2.CV_32F, 1, 0, ksize=1) / 2
     gv = cv2.Sobel(light, cv2.CV_32F, 0, 1, ksize=1) / 2
-    clipped = cv2.dilate(cut.saturated.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    height = EDGE if coarseness < SMALLEST else float(np.interp(coarseness, BUMPS, (BUMP, EDGE)))
-    sharp = _steep_edges(light, gu, gv, clipped, sums, blur, peak, height) & ~clipped
-    if cut.saturated.any():
-        sharp |= _steep_flanks(light, cut, sums, blur)
-    v, u = np.nonzero(sharp & sums.inside)
+    steepness = _steepness(light, gu, gv, cut, sums, blur, peak, coarseness)
+    v, u = np.nonzero((steepness > DOUBTFUL_STEEPNESS) & sums.inside)
     g = np.stack([gu[v, u], gv[v, u]], axis=1).astype(float)
     g = g / np.maximum(np.linalg.norm(g, axis=1, keepdims=True), 1e-12)
-    return Edges(u.astype(float), v.astype(float), g, float(len(u)) / float(size))
+    all_of_them = Edges(u.astype(float), v.astype(float), g, float(len(u)) / size)
+    sharp = steepness[v, u] > 1
+    sure = Edges(all_of_them.u[sharp], all_of_them.v[sharp], g[sharp], float(np.count_nonzero(sharp)) / size)
+    doubtful = coarseness > STEEPER[0][0] and not sure.cut and all_of_them.cut
+    return replace(sure, doubtful=True) if doubtful else sure
+
+
+def _steepness(light: Any, gu: Any, gv: Any, cut: Cut, sums: Sums, blur: Blur, peak: float, coarseness: float) -> Any:
+    """Each pixel's steepness over what only something in front can make; zero where clipped light does not tell."""
+    clipped = cv2.dilate(cut.saturated.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    steeper = float(np.interp(coarseness, *STEEPER))
+    height = EDGE if coarseness < SMALLEST else float(np.interp(coarseness, BUMPS, (BUMP, EDGE)))
+    out = _steep_edges(light, gu, gv, clipped, sums, blur, peak, steeper * height)
+    out[clipped] = 0
+    if cut.saturated.any():
+        np.maximum(out, _steep_flanks(light, cut, sums, blur, steeper), out=out)
+    return out
 
 
 def _steep_edges(light: Any, gu: Any, gv: Any, clipped: Any, sums: Sums, blur: Blur, peak: float, height: float) -> Any:
@@ -197,11 +222,11 @@ def _steep_edges(light: Any, gu: Any, gv: Any, clipped: Any, sums: Sums, blur: B
     top = cv2.dilate(light, near)
     known = cv2.dilate(clipped.astype(np.uint8), near) == 0
     steep = np.hypot(gu, gv)
-    limit = STEEPER * height / np.sqrt(_along(blur.sunlight_px2, gu, gv, steep) + 1 / 3)
-    return (steep > limit * top + 4 * sums.noise) & (top > BRIGHT_ENOUGH * peak) & known
+    limit = height / np.sqrt(_along(blur.sunlight_px2, gu, gv, steep) + 1 / 3)
+    return np.where((top > BRIGHT_ENOUGH * peak) & known, steep / (limit * top + 4 * sums.noise), 0)
 
 
-def _steep_flanks(light: Any, cut: Cut, sums: Sums, blur: Blur) -> Any:
+def _steep_flanks(light: Any, cut: Cut, sums: Sums, blur: Blur, steeper: float) -> Any:
     """Where light falls off faster than the flank of the smallest patch FLANK_DEPTH times as bright as full scale."""
     low = max(0.04, 8 * sums.noise)
     log = np.log(np.maximum(light, low))
@@ -209,10 +234,12 @@ def _steep_flanks(light: Any, cut: Cut, sums: Sums, blur: Blur) -> Any:
     gu[:, 1:-1], gv[1:-1] = (log[:, 2:] - log[:, :-2]) / 2, (log[2:] - log[:-2]) / 2
     steep = np.hypot(gu, gv)
     s = np.sqrt(np.maximum(_along(blur.sunlight_px2, gu, gv, steep), 1e-9))
-    return (steep > STEEPER * np.sqrt(2 * np.log(FLANK_DEPTH)) / s) & (light > low) & (light < 0.9) & ~cut.saturated
+    limit = steeper * np.sqrt(2 * np.log(FLANK_DEPTH)) / s
+    return np.where((light > low) & (light < 0.9) & ~cut.saturated, steep / limit, 0)
 
 
 def _along(variance: Array, gu: Any, gv: Any, length: Any) -> Any:
     """Variance along the gradient's direction, each pixel."""
     nu, nv = gu / np.maximum(length, 1e-9), gv / np.maximum(length, 1e-9)
-    return variance[0, 0] * nu * nu + 2 * variance[0, 1] * nu * nv + variance[1, 1] * nv * nv
+    uu, uv, vv = float(variance[0, 0]), float(variance[0, 1]), float(variance[1, 1])
+    return uu * nu * nu + 2 * uv * nu * nv + vv * nv * nv

@@ -7,8 +7,8 @@ is judged against where the patch was going: position, speed and shape over time
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from melter.observation import PatchEstimate, Status
 from melter.vision.bed import BedView, marker_shift_px, require_calibration_fits, solve_bed
 from melter.vision.calibration import CameraCalibration
 from melter.vision.cut import Box
+from melter.vision.hue import Hues, hues_now, hues_of
 from melter.vision.maps import BedMaps, build_maps
 from melter.vision.patch import Rejected, Spot, axes_of, measure_spot
 from melter.vision.plausible import OVEREXPOSED, Level
@@ -35,6 +36,8 @@ NUDGED_FROM_PX = 2.0
 OTHERS_EVERY = 5
 """While the patch is tracked, spots elsewhere are measured in every so manyth frame only."""
 SAME_PX = 5.0
+NO_SHADOWS = 0.4
+"""Darkest over brightest sand from which the sun is hidden; sky light alone is a tenth of a clear day's."""
 SMALL_SHARE = 0.1
 """Of a spot's pixels: a spot smaller than this is not part of it."""
 MARKERS_VISIBLE_FROM, MARKERS_CLEAR_FROM = 0.002, 0.02
@@ -75,11 +78,16 @@ class PatchTracker:
         """The bed as the camera sees it; None until markers were seen."""
         self.last_details = TrackDetails("no frame yet")
         self._maps: BedMaps | None = None
+        self._hues: Hues | None = None
         self._track = Track()
         self._others: list[Spot] = []
         self._looks = 0
         self._referenced = False
         self._checked_s: float | None = None
+        self.without_markers: Callable[[Pixels], BedView | None] | None = None
+        """Gives a rough view of the bed where no marker can be seen, until one can; None: there is no such help."""
+        self._rough = False
+        self._tried_s: float | None = None
         self.moved_px = 0.0
         """How far the markers were from their place when last looked at; above NUDGED_FROM_PX the reference is void."""
 
@@ -88,8 +96,12 @@ class PatchTracker:
 
         Raises CameraError when no marker is in view, or the markers contradict the machine file.
         """
-        view = solve_bed(checked_pixels(image), self.machine, self.calibration, self.options.response)
+        pixels = checked_pixels(image)
+        view = solve_bed(pixels, self.machine, self.calibration, self.options.response)
         self.use_view(view)
+        self._rough = False
+        if self._maps is not None:
+            self._hues = hues_of(pixels, self._maps, view.marker_corners_px, self.options.response)
         self._referenced = True
         return view
 
@@ -105,7 +117,7 @@ class PatchTracker:
 
     def use_view(self, view: BedView) -> None:
         """Use a bed view solved before."""
-        self.view, self._maps = view, build_maps(view, self.machine)
+        self.view, self._maps, self._hues = view, build_maps(view, self.machine), None
         self.forget()
 
     def forget(self) -> None:
@@ -119,11 +131,7 @@ class PatchTracker:
         try:
             pixels = checked_pixels(image)
             require_calibration_fits(self.calibration, (pixels.shape[1], pixels.shape[0]))
-            if self.view is None or (
-                not self._referenced and self.view.image_size_px != (pixels.shape[1], pixels.shape[0])
-            ):
-                self.set_reference(pixels)
-                self._referenced = False
+            self._find_bed(pixels, captured_host_s)
         except CameraError as error:
             status: Status = "no_markers" if self.view is None else "lost"
             self.last_details = TrackDetails(str(error))
@@ -136,10 +144,35 @@ class PatchTracker:
             return PatchEstimate("lost", captured_host_s, frame=frame)
         return self._estimate(pixels, view, maps, captured_host_s, frame, started_s)
 
+    def _find_bed(self, pixels: Pixels, time_s: float) -> None:
+        """Solve the bed where it is not known, for this size; while it is known only roughly, try again now and then.
+
+        Raises CameraError where neither markers nor other help give a view.
+        """
+        size_px = (pixels.shape[1], pixels.shape[0])
+        known = self.view is not None and (self._referenced or self.view.image_size_px == size_px)
+        again = self._rough and (self._tried_s is None or not 0 <= time_s - self._tried_s < CHECK_EVERY_S)
+        if known and not again:
+            return
+        self._tried_s = time_s
+        try:
+            self.set_reference(pixels)
+            self._referenced = False
+        except CameraError:
+            view = self.without_markers(pixels) if self.without_markers is not None and not known else None
+            if view is None and not known:
+                raise
+            if view is not None:
+                self.use_view(view)
+                self._rough = True
+
     def _estimate(
         self, pixels: Pixels, view: BedView, maps: BedMaps, captured_host_s: float, frame: int, started_s: float
     ) -> PatchEstimate:
         found = find_bright(pixels, maps, self.machine, self.options.response)
+        if found.candidates and self._hues is not None:
+            hues = hues_now(self._hues, pixels, maps, found.level.sand, self.options.response)
+            found = replace(found, level=replace(found.level, hues=hues))
         nudge = self._nudge(pixels, found.level, captured_host_s)
         spots, rejected = self._measured(pixels, view, maps, found, captured_host_s)
         choice = self._track.choose(spots, captured_host_s)
@@ -150,11 +183,13 @@ class PatchTracker:
         )
         if choice.spot is None and found.level.sand > OVEREXPOSED:
             reason = f"overexposed: sunlit sand is at {100 * found.level.sand:.0f} % of full scale"
-        reason = "; ".join(part for part in (nudge, reason) if part)
+        rough = "the bed's place is known only roughly: no marker was seen" if self._rough else ""
+        reason = "; ".join(part for part in (nudge, rough, reason) if part)
         self.last_details = TrackDetails(
             reason, tuple(spots), tuple(rejected), found.level, time.perf_counter() - started_s
         )
-        return _estimate_of(choice, captured_host_s, frame)
+        estimate = _estimate_of(choice, captured_host_s, frame)
+        return replace(estimate, sunless=estimate.status == "lost" and not spots and found.shade > NO_SHADOWS)
 
     def _measured(
         self, pixels: Pixels, view: BedView, maps: BedMaps, found: Found, time_s: float

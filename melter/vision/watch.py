@@ -24,8 +24,14 @@ class PatchWatcher:
     """Tracks every frame of a camera as it comes. ``with`` starts and stops it; the camera is closed by its owner."""
 
     def __init__(
-        self, camera: CameraStream, tracker: PatchTracker, clock: Callable[[], float] = time.monotonic
+        self,
+        camera: CameraStream,
+        tracker: PatchTracker,
+        clock: Callable[[], float] = time.monotonic,
+        on_frame: Callable[[Frame], None] = lambda _: None,
     ) -> None:
+        """``on_frame`` is handed every frame once it is tracked, and must not wait."""
+        self._on_frame = on_frame
         self._camera, self._tracker, self._clock = camera, tracker, clock
         self._meter = Meter(camera, tracker)
         self.metering = Metered(False, "not started")
@@ -97,3 +103,4 @@ class PatchWatcher:
             with self._lock:
                 self._newest, self._arrived_s = estimate, now_s
                 self.track_s = now_s - frame.captured_host_s
+            self._on_frame(frame)

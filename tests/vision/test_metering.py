@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from melter.vision.camera import open_camera
-from melter.vision.live import LiveCamera, exposure_setting
+from melter.vision.devices import exposure_setting
+from melter.vision.live import LiveCamera
 from melter.vision.metering import GOOD, Meter
 from melter.vision.patch import Spot
 from melter.vision.tracker import TrackDetails

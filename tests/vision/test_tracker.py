@@ -143,15 +143,20 @@ def test_unsaturated_patches_are_found_to_a_tenth_of_a_pixel(benches: list[Bench
 
 
 def test_saturated_patches_are_found_and_say_so(benches: list[Bench]) -> None:
-    px, axes, inside = [], [], []
+    px, axes, inside, lost = [], [], [], 0
     for bench in benches:
-        for factor in (3.0, 10.0, 30.0, 300.0):
+        for factor in (3.0, 10.0, 30.0, 300.0) * 2:
             estimate, centre, covariance = bench.shot(level=factor)
+            if estimate.centre_world_m is None:  # as small as the sun's image and long along the line of sight
+                assert np.linalg.eigvalsh(covariance)[0] < 0.0075**2, bench.tracker.last_details.reason
+                lost += 1
+                continue
             assert estimate.status in ("saturated", "occluded", "ambiguous"), bench.tracker.last_details.reason
             d = estimate.centre_world_m - centre
             px.append(bench.px(estimate.centre_world_m, centre))
             inside.append(np.sqrt(d @ np.linalg.solve(estimate.covariance_m2, d)) < 2)
             axes.append(np.abs(estimate.semi_axes_m / axes_of(covariance) - 1))
+    assert lost <= 2
     assert np.median(px) <= 0.20
     assert np.percentile(px, 95) <= 0.70
     assert np.mean(inside) >= 0.9

