@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import sys
 import time
@@ -13,16 +12,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from melter.cli.common import Common, emit, parse, plain, require_in, say
-from melter.errors import BadInput, CommandRefused, Fault, ModelFileError
+from melter.errors import BadInput, Fault, ModelFileError
 
 if TYPE_CHECKING:
+    from melter.cli.real_preflight import Sky
     from melter.geometry.paths import SandPath
     from melter.loop.session import Result
     from melter.machine import Machine
     from melter.safety.bundle import LoadedPolicy
-
-SETTLING_S = 2.0
-"""Left out of the error figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +42,23 @@ class Real(Common):
     feed_mm_s: float = 3.0
     """Speed along the path (mm/s); 0.5 to 3 melts."""
     minutes: float | None = None
-    """Stop along the path after this time (min). Default: the whole path once."""
+    """Stop after this time (min); a closed path is travelled round after round until then. Default: the path once."""
     no_learn: bool = False
-    """Do not learn on the machine. (Learning is not built yet; runs never learn.)"""
+    """Do not learn on the machine: the policy stays as it was trained."""
+    learned: str | None = None
+    """Run folder or learned.json of an earlier run on this machine: go on from what it learnt."""
     arm: bool = False
     """Arm without asking, for rehearsals and scripts. Otherwise a person presses a key."""
     calibration: str | None = None
     """Camera calibration (JSON). Without it the markers alone are used and lens distortion is not corrected."""
     sun: str | None = None
-    """ZENITH,AZIMUTH of the sun (degrees, azimuth clockwise from north). Default: the machine file's."""
+    """ZENITH,AZIMUTH of the sun (degrees, azimuth clockwise from north), or `now` with --place. Default: the machine file's."""
+    place: str | None = None
+    """LATITUDE,LONGITUDE of the machine (degrees, north and east positive). With it the run follows the sun as the sky turns."""
+    keep_frames: float = 1.0
+    """Keep a frame every so many seconds (s), and ten a second in the 5 s before and after a fault; 0 keeps none."""
+    recover: bool = False
+    """Bring the lens to park from where it was last known, after a power cut or a crash. A person looks at it and presses a key."""
     out: str | None = None
     """Folder for the recording. Default: the next free runs/real-MACHINE-NNN."""
 
@@ -61,33 +66,52 @@ class Real(Common):
 def run(argv: list[str]) -> int:
     """Run the machine; return the exit code."""
     options = parse(Real, argv, "real")
+    from melter.cli.real_preflight import require_sky, sky_of
     from melter.geometry.paths import parse_path
+    from melter.loop.preflight import require_path_inside
     from melter.machine import load_machine
 
     for name in ("camera", "port"):
         if not getattr(options, name):
             raise BadInput(f"--{name}: must be given")
     require_in("--feed-mm-s", options.feed_mm_s, 0.05, 30, " mm/s")
+    require_in("--keep-frames", options.keep_frames, 0.0, 3600.0, " s")
     if options.minutes is not None:
         require_in("--minutes", options.minutes, 0.01, 24 * 60, " min")
     machine = load_machine(options.machine)
+    sky = sky_of(options.sun, options.place, machine)
+    if options.recover:
+        from melter.cli.real_recover import recover
+
+        return recover(options, machine, sky)
     path = parse_path(options.path, options.feed_mm_s * 1e-3)
-    _require_inside(path, machine, options.path)
+    if options.minutes is not None:
+        path = path.going_round(60 * options.minutes)
+    require_path_inside(path, machine, options.path)
     policy = _certified(options.model, machine)
-    sun_rad = _sun_rad(options.sun, machine)
+    require_sky(machine, path, sky, options.minutes)
     if not options.arm and not sys.stdin.isatty():
         raise BadInput("real: nobody is there to arm the machine; give --arm, or run it in a terminal")
-    return _run(options, machine, path, policy, sun_rad)
+    return _run(options, machine, path, policy, sky)
 
 
-def _run(options: Real, machine: Machine, path: SandPath, policy: LoadedPolicy, sun_rad: tuple[float, float]) -> int:
+def _run(options: Real, machine: Machine, path: SandPath, policy: LoadedPolicy, sky: Sky) -> int:
     """Open camera and port, preflight, run, report."""
+    from melter.cli.real_figures import before_and_after, learner_for
+    from melter.cli.real_preflight import require_parked, told, wait_for_key, write_pictures
+    from melter.cli.real_show import Show
     from melter.hw.drivers import make_driver
     from melter.hw.real_robot import RealRobot
     from melter.hw.recording import Recorder as ByteRecorder
+    from melter.loop.frames import KeptFrames
+    from melter.loop.keys import HELP, Keys
+    from melter.loop.lastknown import LastKnownFile, place_for
     from melter.loop.recorder import Recorder
+    from melter.loop.screen import Screen, View
     from melter.loop.session import Session
+    from melter.loop.shadow import Shadow
     from melter.loop.teller import Teller
+    from melter.loop.timing import Timing
     from melter.policy.files import new_run_folder, surroundings, write_json
     from melter.safety.gate import Gate
     from melter.vision.calibration import load_calibration
@@ -96,25 +120,28 @@ def _run(options: Real, machine: Machine, path: SandPath, policy: LoadedPolicy, 
     from melter.vision.watch import PatchWatcher
 
     calibration = None if options.calibration is None else load_calibration(options.calibration)
-    gate = Gate(machine)
+    learner = learner_for(machine, no_learn=options.no_learn, learned=options.learned)
     wire = _Wire()
     with contextlib.ExitStack() as stack:
         camera = stack.enter_context(open_camera(options.camera))
         tracker = PatchTracker(machine, calibration)
-        watcher = PatchWatcher(camera, tracker)
+        watcher = PatchWatcher(camera, tracker, on_frame=lambda frame: kept.see(frame) if kept else None)
+        kept: KeptFrames | None = None
         reference = watcher.take_reference()
         say("camera: markers found" + ("" if calibration else "; lens distortion is not corrected (no --calibration)"))
         driver = stack.enter_context(make_driver(options.driver, options.port, machine, wire.on_bytes))
-        _require_parked(driver.poll().positions_m, gate, machine)
+        gate = Gate(machine, speed_factor=driver.promises.speed_factor)
+        require_parked(driver.poll().positions_m, machine, options.port)
         say(f"controller: {options.port} at park, settings as the machine file says")
+        say(told(machine, sky))
         if not options.arm:
-            _wait_for_key(machine, sun_rad)
+            wait_for_key()
         folder = new_run_folder(options.out, f"real-{machine.name}")
         write_json(
             folder / "config.json",
             plain({**options.__dict__, "machine_values": machine.model_dump(), **surroundings()}),
         )
-        _write_reference(folder, reference.image)
+        write_pictures(folder, reference.image, tracker, machine, path)
         wire.record(stack.enter_context(ByteRecorder(folder / "serial.jsonl")))
         recorder = stack.enter_context(Recorder(folder / "recording.jsonl"))
         recorder.write(
@@ -123,30 +150,62 @@ def _run(options: Real, machine: Machine, path: SandPath, policy: LoadedPolicy, 
             machine_sha256=machine.sha256,
             path_m=path.points_world_m,
             feed_m_s=path.feed_m_s,
+            sun_rad=sky.sun_rad,
+            latitude_rad=sky.latitude_rad,
         )
+        if options.keep_frames > 0:
+            kept = stack.enter_context(KeptFrames(folder / "frames", options.keep_frames))
         stack.enter_context(watcher)
         teller = stack.enter_context(Teller(options.camera))
-        robot = RealRobot(machine, driver, watcher, gate.park_lengths_m, sun_rad)
-        show = _Show(path, teller.tell)
-        session = Session(machine, robot, gate, policy.net.act, path, recorder, sun_rad=sun_rad, on_tick=show)
+        robot = RealRobot(machine, driver, watcher, gate.park_lengths_m, sky.sun_rad)
+        timing = Timing(machine.control.period_s, lambda: watcher.track_s)
+        keys = stack.enter_context(Keys())
+        view = View(path.duration_s, help=HELP if keys.live else "")
+        known = stack.enter_context(LastKnownFile(place_for(machine, options.port), machine, str(folder)))
+        session = Session(
+            machine,
+            robot,
+            gate,
+            policy.net.act,
+            path,
+            recorder,
+            sun_rad=sky.sun_rad,
+            latitude_rad=sky.latitude_rad,
+            shadow=Shadow(machine.control.period_s),
+            timing=timing,
+            hands=keys,
+            learner=learner,
+        )
+        session.on_tick = Show(session, view, known, kept, teller.tell)
         _wait_for_patch(watcher)
         max_s = None if options.minutes is None else options.minutes * 60
         for ending in (signal.SIGTERM, signal.SIGHUP):  # a kill or a closed terminal lowers the lens, as Ctrl-C does
             signal.signal(ending, _interrupt)
         try:
-            session.run(max_s)
+            with Screen(view, machine, timing):
+                session.run(max_s)
         finally:  # also after Ctrl-C, which lowers the lens first
             result = session.result
-            figures = _figures(result, machine.control.rate_hz)
+            figures = before_and_after(learner, session, folder)
             recorder.write(
                 "end",
                 finished=result.finished,
                 dark=result.dark,
                 faults=result.faults,
-                figures=figures,
+                **figures,
                 interventions=dict(gate.interventions),
             )
-            table = _table(folder, policy, result, figures)
+            table = (
+                _table(folder, policy, result)
+                | figures
+                | {
+                    "stopped": result.stopped,
+                    "pauses": result.pauses,
+                    "timing": timing.table(),
+                    "interventions": dict(gate.interventions),
+                    "frames_kept": 0 if kept is None else kept.kept,
+                }
+            )
             write_json(folder / "result.json", plain(table))
     return _report(options, folder, result, table)
 
@@ -155,10 +214,8 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _table(folder: Path, policy: LoadedPolicy, result: Result, figures: dict[str, Any]) -> dict[str, Any]:
+def _table(folder: Path, policy: LoadedPolicy, result: Result) -> dict[str, Any]:
     return {
-        "before": figures,
-        "after": None,
         "model": str(policy.path),
         "log": str(folder),
         "faults": result.faults,
@@ -170,35 +227,16 @@ def _table(folder: Path, policy: LoadedPolicy, result: Result, figures: dict[str
 
 
 def _report(options: Real, folder: Path, result: Result, table: dict[str, Any]) -> int:
-    figures = table["before"]
+    from melter.cli.real_figures import told as told_figures
+
     if result.faults:
         end = "the lens was lowered to park" if result.dark else "THE LENS COULD NOT BE LOWERED: cover it"
         if options.json:
             emit(table, True, "")
         raise Fault(f"{result.faults[0]}; {end}; recording: {folder}")
-    text = [
-        f"spot error as the camera saw it: rms {figures['rms_mm']:.2f} mm, p95 {figures['p95_mm']:.2f} mm, max {figures['max_mm']:.2f} mm"
-        if figures["rms_mm"] is not None
-        else "no spot error measured",
-        f"{result.ticks} ticks, {result.late} late; recording: {folder}",
-    ]
-    emit(table, options.json, "\n".join(text))
+    text = f"{told_figures(table, folder)}\n{result.ticks} ticks, {result.late} late; recording: {folder}"
+    emit(table, options.json, text)
     return 0
-
-
-def _figures(result: Result, rate_hz: float) -> dict[str, Any]:
-    """Error figures after the first 2 s on the path, as the camera saw them."""
-    import numpy as np
-
-    errors = np.array(result.errors_mm[round(SETTLING_S * rate_hz) :])
-    if not len(errors):
-        return {"rms_mm": None, "p50_mm": None, "p95_mm": None, "max_mm": None}
-    return {
-        "rms_mm": float(np.sqrt(np.mean(errors**2))),
-        "p50_mm": float(np.median(errors)),
-        "p95_mm": float(np.percentile(errors, 95)),
-        "max_mm": float(errors.max()),
-    }
 
 
 class _Wire:
@@ -220,28 +258,6 @@ class _Wire:
         self._recorder = recorder  # first: the reader's thread may hand in bytes meanwhile, and none may be lost
         for piece in self._kept:
             recorder.on_bytes(*piece)
-
-
-class _Show:
-    """A line of state on stderr: on a terminal twice a second in place, elsewhere every 15 s."""
-
-    def __init__(self, path: SandPath, tell: Any) -> None:
-        self._path, self._tell, self._said_s = path, tell, 0.0
-
-    def __call__(self, tick: dict[str, Any]) -> None:
-        if "target_world_m" in tick:
-            self._tell(tick["target_world_m"])
-        live, now_s = sys.stderr.isatty(), time.monotonic()
-        if now_s - self._said_s < (0.5 if live else 15):
-            return
-        self._said_s = now_s
-        errors = tick["errors_mm"][-20:]
-        error = f"  error {sum(errors) / len(errors):.2f} mm" if errors else ""
-        share = min(max(tick.get("t_s", 0.0) / self._path.duration_s, 0.0), 1.0)
-        left = f"  {100 * share:.0f} %  {self._path.duration_s * (1 - share):.0f} s left" if "t_s" in tick else ""
-        line = f"{tick['state']}  patch {tick.get('patch_status', '-')}{error}{left}"
-        sys.stderr.write(f"\r{line:<78}" if live else line + "\n")
-        sys.stderr.flush()
 
 
 def _certified(model: str | None, machine: Machine) -> LoadedPolicy:
@@ -275,56 +291,7 @@ def _covers(folder: Path, machine: Machine) -> bool:
         return False
 
 
-def _require_inside(path: SandPath, machine: Machine, name: str) -> None:
-    half_x, half_y = machine.bed.size_m[0] / 2, machine.bed.size_m[1] / 2
-    for x, y in path.points_world_m:
-        if abs(x) > half_x or abs(y) > half_y:
-            raise BadInput(
-                f"--path {name}: point ({x:.3f}, {y:.3f}) m lies outside the bed of {machine.bed.size_m[0]} x {machine.bed.size_m[1]} m"
-            )
-
-
-def _require_parked(positions_m: Any, gate: Any, machine: Machine) -> None:
-    if not gate.parked(gate.park_lengths_m + positions_m):
-        worst = int(abs(positions_m).argmax())
-        raise BadInput(
-            f"controller: {machine.winch[worst].name} stands {positions_m[worst] * 1e3:+.1f} mm from park; "
-            "bring the lens to park (melter hw jog) where the counters are zero"
-        )
-
-
-def _sun_rad(text: str | None, machine: Machine) -> tuple[float, float]:
-    import math
-
-    if text is None:
-        return machine.sun.zenith_rad, machine.sun.azimuth_rad
-    try:
-        zenith, azimuth = (float(part) for part in text.split(","))
-    except ValueError:
-        raise BadInput(f"--sun {text}: must be ZENITH,AZIMUTH in degrees") from None
-    require_in("--sun zenith", zenith, 0, 60, " deg")
-    require_in("--sun azimuth", azimuth, 0, 360, " deg")
-    return math.radians(zenith), math.radians(azimuth)
-
-
-def _wait_for_key(machine: Machine, sun_rad: tuple[float, float]) -> None:
-    zenith, azimuth = (round(value * 57.29578) for value in sun_rad)
-    say(
-        f"sun at zenith {zenith} deg, azimuth {azimuth} deg; beam stays over {json.dumps(machine.bed.keep_in_polygon_world_m.tolist())} m"
-    )
-    sys.stderr.write("Nobody near the beam, eyes protected? Enter arms the machine, anything else ends: ")
-    sys.stderr.flush()
-    if sys.stdin.readline() != "\n":
-        raise CommandRefused("not armed")
-
-
 def _wait_for_patch(watcher: Any) -> None:
     deadline = time.monotonic() + 3
     while watcher.newest() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-
-
-def _write_reference(folder: Path, image: Any) -> None:
-    from melter.vision.jpeg import encode_jpeg
-
-    (folder / "reference.jpg").write_bytes(encode_jpeg(image))

@@ -46,6 +46,13 @@ class SandPath:
         """Time to travel it once."""
         return self.length_m / self.feed_m_s
 
+    def going_round(self, seconds: float) -> SandPath:
+        """Return the path travelled round after round until ``seconds`` are over; one that is not closed ends at its end."""
+        points, rounds = self.points_world_m, int(np.ceil(seconds / max(self.duration_s, 1e-9)))
+        if rounds <= 1 or not np.array_equal(points[0], points[-1]):
+            return self
+        return SandPath(np.concatenate([points, *[points[1:]] * (rounds - 1)]), self.feed_m_s)
+
     def target_world_m(self, t_s: ArrayLike) -> Array:
         """Return the (..., 2) target at times since the start, held at both ends, world x and y, metres."""
         steps = np.linalg.norm(np.diff(self.points_world_m, axis=0), axis=1)

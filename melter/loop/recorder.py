@@ -6,6 +6,7 @@ import json
 import math
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,8 +21,8 @@ FLUSH_S = 0.5
 class Recorder:
     """Writes events of a run to one file; may be called from any thread. A context manager."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.path, self._clock = path, clock
         self._lock = threading.Lock()
         self._flushed_s = 0.0
         try:
@@ -32,7 +33,7 @@ class Recorder:
     def write(self, kind: str, **fields: Any) -> None:
         """Append one line: its kind, the host's monotonic time and ``fields``."""
         line = json.dumps(
-            {"kind": kind, "host_s": round(time.monotonic(), 6), **{k: _plain(v) for k, v in fields.items()}}
+            {"kind": kind, "host_s": round(self._clock(), 6), **{k: _plain(v) for k, v in fields.items()}}
         )
         with self._lock:
             if self._file.closed:

@@ -105,7 +105,7 @@ class Film:
             taken = self._taken(time.monotonic() - webcam.delay_s - webcam.jitter_s * self._rng.random())
             if taken is None or self.mode in ("frozen", "gone") or self._rng.random() < webcam.loss:
                 continue
-            jpeg = encode_jpeg(self._picture(taken))
+            jpeg = encode_jpeg(self.picture(taken))
             with self._new:
                 self._jpeg, self._number = jpeg, self._number + 1
                 self._new.notify_all()
@@ -119,7 +119,8 @@ class Film:
             best = snapshot
         return best
 
-    def _picture(self, snapshot: Snapshot) -> NDArray[np.uint8]:
+    def picture(self, snapshot: Snapshot) -> NDArray[np.uint8]:
+        """Return what the camera sees of that moment, (h, w, 3) BGR; the automatic exposure goes on by one frame."""
         wanted = self._renderer.exposure_for(max(snapshot.peak_w_m2, 1.0), HIGHLIGHT)
         wanted = float(np.clip(wanted, self._shortest, 1.0))
         if self.mode == "dark":

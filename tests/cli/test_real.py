@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from melter.cli import real
 from melter.cli.main import main
+from melter.errors import BadInput
 from melter.machine import Machine
 from melter.vision.opencv import cv2
 
@@ -72,7 +74,12 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str], folder: Path) 
         (["--path", "square:2"], "outside the bed"),
         (["--path", "none.csv"], "none.csv"),
         (["--sun", "25"], "--sun"),
-        (["--sun", "80,180"], "--sun zenith"),
+        (["--sun", "80,180"], "cannot hold"),
+        (["--sun", "95,180"], "--sun zenith"),
+        (["--sun", "now"], "--place"),
+        (["--place", "100,0"], "--place latitude"),
+        (["--place", "x"], "--place"),
+        (["--keep-frames", "-1"], "--keep-frames"),
         (["--sun", "nan,180"], "--sun zenith"),
         (["--machine", "nowhere"], "nowhere"),
         (["--model", "nowhere"], "nowhere"),
@@ -135,7 +142,7 @@ def test_a_camera_that_sees_no_markers(
 
 
 class _Watcher:
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         pass
 
     def take_reference(self) -> object:
@@ -168,10 +175,29 @@ def test_a_port_that_is_not_there_or_busy(
         os.close(fd)
 
 
-def test_figures_leave_out_the_first_two_seconds(corner8: Machine) -> None:
+def test_figures_before_and_after_learning(corner8: Machine, tmp_path: Path) -> None:
+    from melter.cli import real_figures
     from melter.loop.session import Result
+    from melter.policy.adapt import Adapter
 
-    errors = [100.0] * 40 + [3.0] * 60
-    assert real._figures(Result(errors_mm=errors), 20.0)["rms_mm"] == pytest.approx(3)
-    assert real._figures(Result(errors_mm=errors[:40]), 20.0)["rms_mm"] is None
-    assert real._figures(Result(errors_mm=errors[20:]), 10.0)["rms_mm"] == pytest.approx(3)
+    result = Result()
+    for error_mm in [100.0] * 40 + [3.0] * 600 + [50.0] * 20 + [1.0] * 1300:
+        result.note_error(np.array([error_mm * 1e-3, 0.0]))
+    session: Any = SimpleNamespace(machine=corner8, result=result, learning_from=640)
+    table = real_figures.before_and_after(Adapter(corner8), session, tmp_path)
+    assert table["before"]["rms_mm"] == pytest.approx(3)
+    assert table["after"]["rms_mm"] == table["after"]["smooth_rms_mm"] == pytest.approx(1)
+    assert (tmp_path / "learned.json").exists()
+    assert real_figures.before_and_after(None, session, tmp_path)["after"] is None
+    assert real_figures.figures(Result(), 20.0, 40)["rms_mm"] is None
+
+
+def test_what_was_learnt_on_another_machine_is_refused(corner8: Machine, tmp_path: Path) -> None:
+    from melter.cli import real_figures
+
+    for text in ("", "{}", '{"machine_sha256": "0", "state": [0], "covariance": [[0]]}'):
+        (tmp_path / "learned.json").write_text(text)
+        with pytest.raises(BadInput, match="learned"):
+            real_figures.learner_for(corner8, no_learn=False, learned=str(tmp_path))
+    with pytest.raises(BadInput, match="--no-learn"):
+        real_figures.learner_for(corner8, no_learn=True, learned=str(tmp_path))

@@ -98,3 +98,12 @@ def test_refused_files(content: str, tmp_path: Path) -> None:
 def test_refused_feeds(feed: float) -> None:
     with pytest.raises(BadInput, match="feed"):
         parse_path("square:0.3", feed)
+
+
+def test_closed_paths_go_round_and_open_ones_end() -> None:
+    square, line = parse_path("square:0.2", 0.01), parse_path("line:0.2", 0.01)
+    round_and_round = square.going_round(200.0)
+    assert round_and_round.duration_s == pytest.approx(240.0)
+    assert round_and_round.target_world_m(95.0) == pytest.approx(square.target_world_m(15.0))
+    assert square.going_round(80.0) is square
+    assert line.going_round(100.0) is line

@@ -55,6 +55,7 @@ class FakeRobot:
         self.trouble: Callable[[FakeRobot], None] = lambda _: None
         self.sight: Callable[[FakeRobot], bool] = lambda _: True
         self.link: Callable[[FakeRobot], None] = lambda _: None
+        self.sunless = False
         self.read_s = clock.now_s
 
     @property
@@ -72,7 +73,9 @@ class FakeRobot:
         self.lengths = self.lengths + self.drift_m_s * (now_s - self.read_s)
         self.read_s = now_s
         seen, spot = self.sight(self), self.spot_m
-        patch = PatchEstimate("ok" if seen else "lost", now_s, spot if seen else None)
+        patch = PatchEstimate(
+            "ok" if seen else "lost", now_s, spot if seen else None, sunless=self.sunless and not seen
+        )
         measurement = Measurement(
             patch_age_s=np.array(0.0),
             patch_centre_world_m=spot,
@@ -113,9 +116,11 @@ class Bench:
         self.path = LINE
         self.on_tick: Callable[[dict[str, Any]], None] = lambda _: None
         self.session: Session | None = None
+        self.more: dict[str, Any] = {}
+        """Further arguments of the session."""
 
     def run(self, max_s: float | None = None) -> Result:
-        with Recorder(self.folder / "recording.jsonl") as recorder:
+        with Recorder(self.folder / "recording.jsonl", self.clock.now) as recorder:
             self.session = Session(
                 MACHINE,
                 self.robot,
@@ -126,6 +131,7 @@ class Bench:
                 sun_rad=SUN_RAD,
                 clock=self.clock,
                 on_tick=self.on_tick,
+                **self.more,
             )
             return self.session.run(max_s)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from melter.errors import LinkFault, VisionFault
 from melter.geometry.paths import SandPath
 from melter.machine import load_machine
-from melter.observation import ObservationBuilder
+from melter.observation import DROP_M, ObservationBuilder
 from melter.safety.interlock import State
 
 MACHINE = load_machine()
@@ -155,12 +156,56 @@ def test_a_fault_on_the_way_into_work(bench: Any) -> None:
     require_dark(bench)
 
 
+def test_a_cloud_is_waited_for_out_of_focus_and_the_path_goes_on_where_it_was(bench: Any) -> None:
+    gone, since = bench.in_work(0.5), []
+
+    def sight(robot: Any) -> bool:
+        if gone() and not since:
+            since.append(robot.clock.now())
+        return not since or robot.clock.now() > since[0] + 8.0
+
+    bench.robot.sight, bench.robot.sunless = sight, True
+    result = bench.run()
+    assert result.faults == []
+    assert result.finished
+    waiting = [line for line in bench.lines("tick") if line.get("waiting_drop_m")]
+    assert max(line["waiting_drop_m"] for line in waiting) == pytest.approx(DROP_M)
+    assert waiting[-1]["host_s"] - waiting[0]["host_s"] > 8.0
+    assert {tuple(line["target_world_m"]) for line in waiting} == {tuple(waiting[0]["target_world_m"])}
+    times = [line["t_s"] for line in bench.lines("tick") if line.get("t_s") is not None]
+    assert np.diff(times).max() < 3 * PERIOD_S
+    assert max(result.errors_mm) < 5
+
+
+def test_a_learner_moves_what_the_policy_sees_and_not_what_is_reported(bench: Any) -> None:
+    class Mover:
+        share = 1.0
+        calls = 0
+
+        def move(self, plan: Any, measurement: Any) -> Any:
+            return replace(plan, target_world_m=plan.target_world_m + 0.002), measurement
+
+        def learn(self, *_: Any) -> None:
+            self.calls += 1
+
+    mover = Mover()
+    bench.more = {"learner": mover}
+    bench.run()
+    assert mover.calls > 50
+    assert bench.session.learning_from is not None
+    ticks = [line for line in bench.lines("tick") if line.get("t_s") is not None]
+    assert all(line["learned_share"] == 1.0 for line in ticks)
+    spots = np.array([line["patch_centre_m"] for line in ticks[40:]])
+    targets = np.array([line["target_world_m"] for line in ticks[40:]])
+    assert (spots - targets).mean(axis=0) == pytest.approx([0.002, 0.002], abs=0.0007)
+
+
 def test_a_patch_that_is_lost(bench: Any) -> None:
     gone = bench.in_work(0.5)
     bench.robot.sight = lambda _: not gone()
     result = bench.run()
     assert result.dark
-    assert result.faults[0].startswith("VisionFault: light patch not seen for 0.")
+    assert result.faults[0].startswith("VisionFault: light patch not seen for 1.")
     require_dark(bench)
 
 
