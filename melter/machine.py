@@ -342,6 +342,11 @@ def packaged_machines() -> list[str]:
     return sorted(p.stem for p in _models_folder().iterdir() if p.suffix == ".toml")
 
 
+def packaged_path(name: str) -> Path:
+    """Return where a file that comes with melter lies, such as ``pose-corner8.onnx``; it need not exist."""
+    return _models_folder() / name
+
+
 def _models_folder() -> Path:
     """The packaged ``models/``: beside this module in a wheel, beside the package in a checkout."""
     inside = Path(str(resources.files("melter"))) / "models"

@@ -95,9 +95,7 @@ def _turn(contender: Contender, seconds: float) -> tuple[float, float]:
 def _row(contenders: Sequence[Contender], index: int, rates: list[list[float]], costs: list[list[float]]) -> Row:
     mine, contender = rates[index], contenders[index]
     peers = {o.name: i for i, o in enumerate(contenders) if i != index and o.unit == contender.unit}
-    ratios = {
-        name: statistics.median(a / b for a, b in zip(mine, rates[i], strict=True)) for name, i in peers.items()
-    }
+    ratios = {name: statistics.median(a / b for a, b in zip(mine, rates[i], strict=True)) for name, i in peers.items()}
     cheaper = {
         name: statistics.median(b / a for a, b in zip(costs[index], costs[i], strict=True) if a > 0)
         for name, i in peers.items()

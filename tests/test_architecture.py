@@ -72,7 +72,19 @@ def test_no_global_randomness(file: Path) -> None:
 
 def test_rooms_are_those_of_the_style_page() -> None:
     rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
-    assert rooms == {"geometry", "env", "policy", "safety", "hw", "vision", "loop", "twin", "cli"}
+    assert rooms == {
+        "geometry",
+        "env",
+        "policy",
+        "safety",
+        "hw",
+        "vision",
+        "loop",
+        "twin",
+        "cli",
+        "cluster",
+        "calibration",
+    }
 
 
 def test_ruff() -> None:

@@ -27,13 +27,16 @@ class Bench(Common):
     """Measure rates of melter's parts beside their peers, interleaved and repeated in one run."""
 
     what: Annotated[str, tyro.conf.Positional] = "env"
-    """What to measure: env, gate, learner or vision."""
+    """What to measure: env, gate, learner, vision or cluster."""
     envs: int = 256
     """Simulations in the native batch (1 to 65536)."""
     seconds: float = 10.0
     """Time for each row, in seconds (0.05 to 600), in five rounds."""
-    threads: int | None = None
-    """Native threads. Default: all the cores this process may use."""
+    threads: str | None = None
+    """Native threads; with "cluster": workers. Several, such as 1,2,4, give a curve, with "env" fitted to tell what 16, 60 and 192 cores
+    would give. Default: all the cores this process may use."""
+    plot: str | None = None
+    """With "env" and several --threads: image file that the curve is drawn into (png, svg or pdf)."""
     fuzz: float = 0.0
     """With "gate": run this many fuzzed ticks first (0 to 1e10), checked by code of its own."""
     to_mm: float = 0.3
@@ -47,18 +50,23 @@ class Bench(Common):
 def run(argv: list[str]) -> int:
     """Measure, print the rows and return 0."""
     options = parse(Bench, argv, "bench")
-    if options.what not in BENCHES:
-        near = difflib.get_close_matches(options.what, BENCHES, n=1)
+    known = (*BENCHES, "cluster")
+    if options.what not in known:
+        near = difflib.get_close_matches(options.what, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise BadInput(f"bench {options.what}: unknown, must be one of {', '.join(BENCHES)}{hint}")
+        raise BadInput(f"bench {options.what}: unknown, must be one of {', '.join(known)}{hint}")
     require_in("--seconds", options.seconds, 0.05, 600.0, " s")
     require_in("--envs", options.envs, 1, 65536)
     require_in("--fuzz", options.fuzz, 0, 1e10)
     require_in("--workers", options.workers, 1, 256)
     require_in("--to-mm", options.to_mm, 0.001, 1000, " mm")
     require_in("--to-minutes", options.to_minutes, 0, 600, " min")
-    require_in("--threads", _threads(options), 1, 1024)
+    counts = thread_counts(options.threads, _cores())
+    if options.plot is not None and (options.what != "env" or len(counts) < 2):
+        raise BadInput(f"--plot {options.plot}: goes with bench env and several --threads only")
     require_in("--seed", options.seed, 0, 2**31 - 1)
+    if options.what == "cluster" or len(counts) > 1:
+        return _curve(options, counts)
     from melter.timing import measure
 
     say(f"bench {options.what}: preparing")
@@ -84,6 +92,30 @@ def run(argv: list[str]) -> int:
             text += f"\n{one['name']}: {took} to {options.to_mm:g} mm nominal (last {one['last_rms_mm']:.2f} mm)"
     emit(result, options.json, text)
     return 0
+
+
+def _curve(options: Bench, counts: list[int]) -> int:
+    """Speed over cores: threads of one process, or workers of a cluster."""
+    from melter.cli import bench_cores
+
+    measured = {"env": bench_cores.over_threads, "cluster": bench_cores.over_workers}
+    if options.what not in measured:
+        raise BadInput(f"--threads {options.threads}: bench {options.what} takes one number")
+    result, text = measured[options.what](options, counts, ROUNDS)
+    emit(result, options.json, text)
+    return 0
+
+
+def thread_counts(words: str | None, cores: int) -> list[int]:
+    """Return the counts that ``--threads`` names, ascending; raise BadInput for anything but whole numbers from 1 to 1024."""
+    if words is None:
+        return [cores]
+    counts: list[int] = []
+    for word in words.split(","):
+        if not word.strip().isdigit() or not 1 <= int(word) <= 1024:
+            raise BadInput(f"--threads {words}: must be whole numbers from 1 to 1024, such as 4 or 1,2,4")
+        counts.append(int(word))
+    return sorted(set(counts))
 
 
 def _env(options: Bench) -> list[Contender]:
@@ -238,7 +270,7 @@ def _cores() -> int:
 
 
 def _threads(options: Bench) -> int:
-    return _cores() if options.threads is None else options.threads
+    return thread_counts(options.threads, _cores())[0]
 
 
 def _text(rows: list[Row]) -> str:

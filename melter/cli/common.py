@@ -89,3 +89,13 @@ def require_in(name: str, value: float, low: float, high: float, unit: str = "")
     """Raise BadInput unless low <= value <= high (NaN is refused)."""
     if not low <= value <= high:
         raise BadInput(f"{name} {value:g}{unit}: must lie between {low:g} and {high:g}{unit}")
+
+
+def require_new(path: str, force: bool) -> None:
+    """Raise BadInput when the file of --out exists already and is not to be replaced, or its folder does not exist."""
+    from melter.errors import OutputExists
+
+    if Path(path).exists() and not force:
+        raise OutputExists(f"--out {path}: exists already; --force replaces it")
+    if not Path(path).absolute().parent.is_dir():
+        raise BadInput(f"--out {path}: its folder does not exist")

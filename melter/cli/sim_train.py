@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from melter.cli.common import Common, emit, parse, require_in, say
+from melter.cli.elsewhere import fetched, is_url, ray_cluster, simulations, uploading, with_default
 from melter.errors import BadInput
 
 if TYPE_CHECKING:
+    from melter.cluster.ray_link import Cluster
+    from melter.cluster.store import Store
     from melter.policy.request import Progress, TrainRequest, TrainResult
 
 
@@ -41,37 +44,95 @@ class SimTrain(Common):
     nice: int = 5
     """Priority the process gives up (0 to 19), so that the laptop stays usable."""
     out: str | None = None
-    """Run folder. Default: the next free runs/ALGO-MACHINE-NNN."""
+    """Run folder, or a URL (s3://bucket/run, gs://…, file:///…) that it is copied to while training runs.
+    Default: the next free runs/ALGO-MACHINE-NNN."""
     resume: str | None = None
-    """Run folder to go on with, as if never stopped; --minutes or --steps then give the new total."""
+    """Run folder or URL to go on with, as if never stopped; --minutes or --steps then give the new total."""
+    track: str | None = None
+    """Send the figures on to wandb (Weights & Biases) or mlflow too, if that package is installed and set up."""
+    env: str | None = None
+    """Another Gymnasium environment's id, such as Pendulum-v1, trained with stable-baselines3's algorithm as it is. Only --algo, --set,
+    --steps, --minutes, --envs, --seed and --out go with it."""
+    ray: str | None = None
+    """--ray alone: spread the simulations over this machine's cores with Ray, or over RAY_ADDRESS's; --ray HOST:PORT or auto: over
+    that cluster (ppo only)."""
+    workers: int | None = None
+    """With --ray: workers, one core each. Default: all cores of the cluster but one."""
 
 
 def run(argv: list[str]) -> int:
     """Train; return the exit code."""
-    options = parse(SimTrain, argv, "sim-train")
+    options = parse(SimTrain, with_default(argv, "--ray", "local"), "sim-train")
     require_in("--nice", options.nice, 0, 19)
-    resume = options.resume is not None
-    request, folder = _resumed(options, argv) if resume else _new(options)
+    if options.env is not None:
+        from melter.cli.other_env import train_other
+
+        return train_other(options, argv)
+    if options.track is not None:
+        from melter.policy.trackers import library
+
+        library(options.track)
+    if options.resume is not None:
+        request, folder, store = _resumed(options, argv)
+    else:
+        request, store = _asked(options)
+        folder = None
+    if options.ray is not None and request.settings.algo != "ppo":
+        raise BadInput(f"--algo {request.settings.algo}: does not go with --ray, which trains ppo")
+    with ray_cluster(options.ray, options.workers, options.nice) as joined:
+        return _train(options, request, folder, store, joined)
+
+
+def _train(
+    options: SimTrain,
+    request: TrainRequest,
+    folder: Path | None,
+    store: Store | None,
+    joined: tuple[Cluster, int] | None,
+) -> int:
+    """Train into ``folder`` (None: a new one), copying to ``store`` where there is one; return the exit code."""
     os.nice(options.nice)
     from melter.policy import train as training
 
+    resume = folder is not None
+    if folder is None:
+        out = None if is_url(options.out) else options.out
+        folder = training.start_folder(out, request.machine, request.settings.algo)
     name, envs = request.settings.algo, request.settings.envs
     say(f"training {name} for {request.machine.name} into {folder}: {envs} simulations on {request.threads} threads")
     show = _Show()
+    trackers = _trackers(options, request, folder)
     try:
-        result = training.train(request, folder, show, say, resume=resume)
+        with uploading(folder, store) as uploader:
+            result = training.train(
+                request, folder, show, say, resume=resume, simulations=simulations(joined), trackers=trackers
+            )
     except KeyboardInterrupt:
         show.close()
         say(f"stopped; go on with: melter sim-train --resume {folder}")
         raise
     finally:
         show.close()
-    emit(_table(result), options.json, _text(result))
+    missing = uploader.missing if uploader else []
+    sent = {} if store is None else {"uploaded_to": store.url, "not_uploaded": missing}
+    emit(_table(result) | sent, options.json, _text(result))
+    if missing and store is not None:
+        say(f"send the rest with: melter push {folder} {store.url} --whole")
+        return 3
     return 0
 
 
-def _new(options: SimTrain) -> tuple[TrainRequest, Path]:
-    """What is asked for, and a folder for it, made only when all of it is in order."""
+def _trackers(options: SimTrain, request: TrainRequest, folder: Path) -> list[Any]:
+    """What else is told the figures."""
+    if options.track is None:
+        return []
+    from melter.policy.trackers import tracker
+
+    return [tracker(options.track, request.table(), folder.name, say)]
+
+
+def _asked(options: SimTrain) -> tuple[TrainRequest, Store | None]:
+    """What is asked for, and the store to copy it to, when all of it is in order; nothing is kept anywhere yet."""
     from melter.policy import request as training
     from melter.policy.config import algo_config
 
@@ -91,14 +152,18 @@ def _new(options: SimTrain) -> tuple[TrainRequest, Path]:
         from melter.policy.learners import require_installed
 
         require_installed(options.algo)
-    return request, training.start_folder(options.out, request.machine, options.algo)
+    if not is_url(options.out):
+        return request, None
+    from melter.cluster.store import writable_store
+
+    return request, writable_store(str(options.out))
 
 
 RESUME_KEEPS = ("--algo", "--preset", "--set", "--envs", "--seed", "--out", "--target-mm")
 """What a run folder has settled."""
 
 
-def _resumed(options: SimTrain, argv: list[str]) -> tuple[TrainRequest, Path]:
+def _resumed(options: SimTrain, argv: list[str]) -> tuple[TrainRequest, Path, Store | None]:
     """The request of the run folder, with a new budget and thread count where they are given."""
     from melter.machine import load_machine
     from melter.policy import request as training
@@ -108,8 +173,9 @@ def _resumed(options: SimTrain, argv: list[str]) -> tuple[TrainRequest, Path]:
     if settled:
         raise BadInput(f"{settled[0]}: does not go with --resume, which goes on with its run's own")
     machine = load_machine(options.machine) if "--machine" in given else None
-    request, folder = training.resumable(str(options.resume), options.minutes, options.steps, machine)
-    return (request if options.threads is None else replace(request, threads=options.threads)), folder
+    place, store = fetched(str(options.resume)) if is_url(options.resume) else (options.resume, None)
+    request, folder = training.resumable(str(place), options.minutes, options.steps, machine)
+    return (request if options.threads is None else replace(request, threads=options.threads)), folder, store
 
 
 def _table(result: TrainResult) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from melter.cli.common import Common, emit, parse, require_in, say
+from melter.cli.elsewhere import ray_cluster, with_default
 from melter.cli.progress import ShareDone
 from melter.errors import BadInput
 
 if TYPE_CHECKING:
+    from melter.cluster.ray_link import Cluster
     from melter.policy.search import Found, Search
     from melter.policy.tune import Standing
 
@@ -46,6 +48,10 @@ class Tune(Common):
     """Native threads for the simulations. Default: all cores but one."""
     nice: int = 5
     """Priority the process gives up (0 to 19), so that the laptop stays usable."""
+    ray: str | None = None
+    """--ray alone: several trials at a time on this machine's cores, one core each; --ray HOST:PORT or auto: on that Ray cluster."""
+    workers: int | None = None
+    """With --ray: trials at a time. Default: all cores of the cluster but one."""
     out: str | None = None
     """Folder of the search. Default: the next free runs/tune-ALGO-MACHINE-NNN."""
     resume: str | None = None
@@ -54,8 +60,14 @@ class Tune(Common):
 
 def run(argv: list[str]) -> int:
     """Search; return the exit code."""
-    options = parse(Tune, argv, "tune")
+    options = parse(Tune, with_default(argv, "--ray", "local"), "tune")
     _check(options)
+    with ray_cluster(options.ray, options.workers, options.nice) as joined:
+        return _run(options, joined)
+
+
+def _run(options: Tune, joined: tuple[Cluster, int] | None) -> int:
+    """Search, in this process or on a cluster; return the exit code."""
     from melter.policy import search as searching
     from melter.policy import tune as tuning
 
@@ -69,7 +81,12 @@ def run(argv: list[str]) -> int:
     say(f"searching {', '.join(one.name for one in search.ranges)} for {options.minutes:g} min, into {folder}")
     try:
         with ShareDone("this trial") as told:
-            found = tuning.tune(search, folder, options.minutes, _tell, lambda progress: told(progress.share))
+            if joined is None:
+                found = tuning.tune(search, folder, options.minutes, _tell, lambda progress: told(progress.share))
+            else:
+                from melter.cluster.tuning import tune_on
+
+                found = tune_on(*joined, search, folder, options.minutes, _tell)
     except KeyboardInterrupt:
         found = tuning.found(search, folder)
         say(_text(search, found) if found.settings else "no trial was finished")

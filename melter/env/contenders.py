@@ -31,6 +31,11 @@ def env_contenders(machine: str, envs: int, threads: int, workers: int, seed: in
     ]
 
 
+def native_contenders(machine: str, envs: int, counts: list[int], seed: int) -> list[Contender]:
+    """Return the native batch on each of ``counts`` threads, and MuJoCo alone on as many."""
+    return [make(machine, envs, count, seed) for make in (_native, _physics) for count in counts]
+
+
 def memory_per_simulation_bytes(machine: str, envs: int) -> int:
     """Return what one simulation takes beside MuJoCo's own state: everything that NumPy allocates, over ``envs``."""
     tracemalloc.start()

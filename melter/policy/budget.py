@@ -9,7 +9,14 @@ import numpy as np
 
 OWN = ("rng", "share", "rate", "starter")
 PASSING = (
-    *("lr_schedule", "start_time", "ep_info_buffer", "ep_success_buffer", "replay_buffer_class", "replay_buffer_kwargs"),
+    *(
+        "lr_schedule",
+        "start_time",
+        "ep_info_buffer",
+        "ep_success_buffer",
+        "replay_buffer_class",
+        "replay_buffer_kwargs",
+    ),
     *("_last_obs", "_last_episode_starts", "_last_original_obs"),
     *("_total_timesteps", "_num_timesteps_at_start", "_current_progress_remaining"),
 )

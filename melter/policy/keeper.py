@@ -117,6 +117,11 @@ class Keeper(BaseCallback):
         self._figures.add(self.training_env)  # type: ignore[arg-type]
         return True
 
+    def take_in(self, figures: Figures) -> None:
+        """Count what was seen of simulations that run elsewhere."""
+        self.num_timesteps = self.model.num_timesteps
+        self._figures.merge(figures)
+
     def _report(self) -> None:
         """Tell what was seen since the last report."""
         now, (before, steps) = time.monotonic(), self._pace
@@ -192,6 +197,16 @@ class Figures:
             asked = np.clip(env.asked[going], -1, 1) * batch.machine.limits.speed_normal_m_s
             off = np.abs(batch.commands_m_s[going, 0] - asked).reshape(-1, WINCH_COUNT).max(axis=1)
             self._altered += float((off > ALTERED_M_S).mean())
+
+    def merge(self, other: Figures) -> None:
+        """Take in what was gathered of other simulations."""
+        self.steps += other.steps
+        self._ticks += other._ticks
+        self._errors += other._errors
+        for name, value in other._terms.items():
+            self._terms[name] = self._terms.get(name, 0.0) + value
+        self._low_n, self._high_n = min(self._low_n, other._low_n), max(self._high_n, other._high_n)
+        self._altered += other._altered
 
     def told(self) -> dict[str, float]:
         """Return the figures by name."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from melter.policy.actorcritic import ActorCritic, Piece
 from melter.policy.budget import Budgeted
+from melter.policy.elsewhere import SimulationsElsewhere
 from melter.policy.mlp import Array
 from melter.policy.pieces import PIECE_ROWS, Pieces
 
@@ -104,6 +105,8 @@ class FastOnPolicy(Budgeted):
     def collect_rollouts(self: Any, env: Any, callback: Any, rollout_buffer: Any, n_rollout_steps: int) -> bool:
         """Play ``n_rollout_steps`` in every simulation; values and advantages follow in bulk."""
         del rollout_buffer
+        if isinstance(env, SimulationsElsewhere):
+            return env.play(self, callback, n_rollout_steps)
         callback.on_rollout_start()
         observation, taught, used = np.asarray(self._last_obs), self.taught, self.used()
         actions = int(np.prod(self.action_space.shape))

@@ -6,15 +6,18 @@ optimisers, the replay buffer, all random states and the simulations themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
 import melter.env
+from melter.env.sb3 import SandMelterVecEnv
 from melter.errors import Fault
+from melter.policy.elsewhere import SimulationsElsewhere
 from melter.policy.evaluate import Evaluation, evaluate
 from melter.policy.files import surroundings, write_json
 from melter.policy.keeper import BudgetSpent, Keeper
@@ -56,13 +59,18 @@ def train(
     on_remark: Callable[[str], None] = lambda _: None,
     *,
     resume: bool = False,
+    simulations: Callable[[TrainRequest], SimulationsElsewhere] | None = None,
+    trackers: Sequence[KVWriter] = (),
 ) -> TrainResult:
     """Train into ``folder`` and evaluate; on KeyboardInterrupt the best model so far is saved, then it is raised again.
 
-    Raises Fault where the folder cannot be written to; what was written before stays.
+    ``simulations``: makes simulations that run elsewhere; without it they run in this process. ``trackers``: told every
+    report too. Raises Fault where the folder cannot be written to; what was written before stays.
     """
     try:
-        return _train(request, folder, on_progress, on_remark, resume=resume)
+        return _train(
+            request, folder, on_progress, on_remark, resume=resume, simulations=simulations, trackers=trackers
+        )
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise Fault(
@@ -77,24 +85,24 @@ def _train(
     on_remark: Callable[[str], None],
     *,
     resume: bool,
+    simulations: Callable[[TrainRequest], SimulationsElsewhere] | None,
+    trackers: Sequence[KVWriter],
 ) -> TrainResult:
     torch.set_num_threads(1)
     goes_on = resume and (folder / CHECKPOINT).is_file()
     if not goes_on:
         write_json(folder / "config.json", {**request.table(), **surroundings()})
-    env = melter.env.sb3_vec_env(
-        request.settings.envs, request.machine, request.scenario, request.threads, request.seed
-    )
+    env: Any = (simulations or _here)(request)
     keeper = Keeper(request, folder, on_progress, on_remark)
     keeper.model = model = make_learner(request.settings, env, request.seed, request.threads, keeper.share)
     if goes_on:
         env.reset()
         keeper.load()
     else:
-        model._last_obs = stagger(env, Servo(request.machine).act, request.settings.groups)
+        model._last_obs = _begin(env, request)
         model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
     files: list[KVWriter] = [CsvLog(folder / "progress.csv", model.num_timesteps), TensorBoardOutputFormat(str(folder))]
-    model.set_logger(Logger(str(folder), files))
+    model.set_logger(Logger(str(folder), [*files, *trackers]))
     try:
         model.learn(1 << 60, callback=keeper, reset_num_timesteps=False, log_interval=None)
     except BudgetSpent:
@@ -104,8 +112,22 @@ def _train(
         raise
     finally:
         model.logger.close()
+        env.close()
     evaluations = _evaluate(folder, request)
     return TrainResult(folder, folder / "model.zip", model.num_timesteps, keeper.seconds, evaluations)
+
+
+def _here(request: TrainRequest) -> SandMelterVecEnv:
+    """Simulations in this process."""
+    return melter.env.sb3_vec_env(
+        request.settings.envs, request.machine, request.scenario, request.threads, request.seed
+    )
+
+
+def _begin(env: SandMelterVecEnv | SimulationsElsewhere, request: TrainRequest) -> Any:
+    if isinstance(env, SimulationsElsewhere):
+        return env.begin()
+    return stagger(env, Servo(request.machine).act, request.settings.groups)
 
 
 def _evaluate(folder: Path, request: TrainRequest) -> tuple[Evaluation, ...]:

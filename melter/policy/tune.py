@@ -56,17 +56,17 @@ def tune(
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Found:
     """Search for ``minutes``, then compare the best with the preset; on KeyboardInterrupt all finished trials are kept."""
-    study, begun = _study(search, folder), time.monotonic()
+    study, begun = open_study(search, folder), time.monotonic()
     lasting_s = 60 * search.trial_minutes if search.trial_steps is None else 0.0
     while True:
         trial_begun = time.monotonic()
         trial = study.ask()
         state, score = _attempt(study, trial, search, folder, on_progress)
-        _keep_the_best(study, search, folder, trial.number)
+        keep_the_best(study, search, folder, trial.number)
         now = time.monotonic()
         lasting_s = now - trial_begun if state == "COMPLETE" else lasting_s
         done = [one for one in study.trials if one.state.name in ("COMPLETE", "PRUNED")]
-        on_trial(Standing(trial.number, len(done), state.lower(), score, _best_score(study), now - begun))
+        on_trial(Standing(trial.number, len(done), state.lower(), score, best_score(study), now - begun))
         if now - begun + lasting_s > 60 * minutes:
             break
     return found(search, folder, study, check=True)
@@ -74,13 +74,13 @@ def tune(
 
 def found(search: Search, folder: Path, study: Any = None, *, check: bool = False) -> Found:
     """Return what the search in ``folder`` found so far."""
-    study = study or _study(search, folder)
+    study = study or open_study(search, folder)
     states = [one.state.name for one in study.trials]
     best = _best(study)
     first = next((one for one in study.trials if one.number == 0), None)
     ratio = None
     if check and best is not None and best.number != 0 and first is not None and first.state.name == "COMPLETE":
-        ratio = _compared(search, _trial_folder(folder, best.number), _trial_folder(folder, 0))
+        ratio = _compared(search, trial_folder(folder, best.number), trial_folder(folder, 0))
     return Found(
         folder,
         states.count("COMPLETE") + states.count("PRUNED"),
@@ -100,7 +100,7 @@ def _attempt(
     """Train with the trial's settings and score the policy; tell the study."""
     states = optuna().trial.TrialState
     try:
-        score = _score(trial, search, _trial_folder(folder, trial.number), on_progress)
+        score = _score(trial, search, trial_folder(folder, trial.number), on_progress)
     except (BadInput, optuna().TrialPruned):  # settings that do not go together, or no hope
         study.tell(trial, state=states.PRUNED)
         return "PRUNED", None
@@ -112,9 +112,29 @@ def _attempt(
 
 
 def _score(trial: Any, search: Search, place: Path, on_progress: Callable[[Progress], None]) -> float:
+    values = tuple(f"{one.name}={one.suggested(trial)}" for one in search.ranges)
+
+    def report(value: float, step: int) -> None:
+        trial.report(value, step)
+        if trial.should_prune():
+            raise optuna().TrialPruned
+
+    return trained_score(search, values, place, report, on_progress)
+
+
+def trained_score(
+    search: Search,
+    values: tuple[str, ...],
+    place: Path,
+    report: Callable[[float, int], None],
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> float:
+    """Train with KEY=VALUE ``values`` into the folder ``place`` and return the policy's score (mm).
+
+    ``report`` is told the error (mm) at a few steps in between, and may raise to end it.
+    """
     from melter.policy.train import train
 
-    values = tuple(f"{one.name}={one.suggested(trial)}" for one in search.ranges)
     request = TrainRequest(
         machine=search.machine,
         settings=algo_config(search.algo, search.preset, search.overrides + values),
@@ -133,9 +153,7 @@ def _score(trial: Any, search: Search, place: Path, on_progress: Callable[[Progr
         step = int(progress.share * REPORTS)
         if reported < step < REPORTS:
             reported = step
-            trial.report(progress.error_mm, step)
-            if trial.should_prune():
-                raise optuna().TrialPruned
+            report(progress.error_mm, step)
 
     train(request, place, watch)
     return score_of(load_for(place, search.machine).net.act, search)
@@ -148,7 +166,7 @@ def score_of(act: Act, search: Search) -> float:
     return score if math.isfinite(score) else 1e6
 
 
-def _study(search: Search, folder: Path) -> Any:
+def open_study(search: Search, folder: Path) -> Any:
     """Open the trials; what ran when a sitting was cut short is tried again."""
     library = optuna()
     library.logging.set_verbosity(library.logging.ERROR)
@@ -177,12 +195,13 @@ def _best(study: Any) -> Any:
     return min(complete, key=lambda one: one.value) if complete else None
 
 
-def _best_score(study: Any) -> float | None:
+def best_score(study: Any) -> float | None:
+    """Return the best score so far (mm), or None."""
     best = _best(study)
     return None if best is None else float(best.value)
 
 
-def _keep_the_best(study: Any, search: Search, folder: Path, number: int) -> None:
+def keep_the_best(study: Any, search: Search, folder: Path, number: int) -> None:
     """Write the best settings; keep the run folders of the preset's trial and of the best one only."""
     result = found(search, folder, study)
     if result.best_trial is not None:
@@ -190,7 +209,7 @@ def _keep_the_best(study: Any, search: Search, folder: Path, number: int) -> Non
             beside.write_text(preset_toml(search, result), encoding="utf-8")
     for one in range(number + 1):
         if one not in (0, result.best_trial):
-            shutil.rmtree(_trial_folder(folder, one), ignore_errors=True)
+            shutil.rmtree(trial_folder(folder, one), ignore_errors=True)
 
 
 def _compared(search: Search, best: Path, first: Path) -> Ratio:
@@ -200,5 +219,6 @@ def _compared(search: Search, best: Path, first: Path) -> Ratio:
     return comparison("outdoor", match.played, str(first), []).ratios[str(best)]
 
 
-def _trial_folder(folder: Path, number: int) -> Path:
+def trial_folder(folder: Path, number: int) -> Path:
+    """Return the run folder of a trial."""
     return folder / f"trial-{number:04d}"

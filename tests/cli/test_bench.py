@@ -44,7 +44,7 @@ def test_learners_are_compared_with_stable_baselines3s(capsys, monkeypatch):
 
 
 def test_unknown_bench_names_the_known_ones():
-    with pytest.raises(BadInput, match=r"env, gate, learner, vision; did you mean gate\?"):
+    with pytest.raises(BadInput, match=r"env, gate, learner, vision, cluster; did you mean gate\?"):
         run(["gat"])
 
 
@@ -76,3 +76,42 @@ def test_contenders_are_closed_after_an_error():
     with pytest.raises(RuntimeError):
         measure([Contender("a", "things/s", broken, lambda: closed.append("a"))], 0.02, 2)
     assert closed == ["a"]
+
+
+def test_a_curve_over_threads(capsys, tmp_path):
+    plot = tmp_path / "curve.png"
+    assert run(["env", "--seconds", "0.05", "--envs", "2", "--threads", "1,2", "--json", "--plot", str(plot)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["name"].split(" of ")[0] for row in told["rows"]] == ["native batch"] * 2 + ["physics alone"] * 2
+    assert 0 <= told["outside_mujoco_share"] <= 1
+    for law in told["scaling"]:
+        assert set(law["predicted"]) == {"16", "60", "192"}
+        assert all(rate > 0 for rate in law["predicted"].values())
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("words", ["", "x", "1,x", "0", "1,0", "-1", "1.5", "2000", "2,4"])
+def test_refuses_counts(words):
+    with pytest.raises(BadInput, match="--threads"):
+        run(["env", "--threads", words])
+
+
+@pytest.mark.parametrize(
+    "more", [["gate", "--plot", "x.png"], ["env", "--plot", "x.png", "--threads", "1"], ["gate", "--threads", "1,2"]]
+)
+def test_a_curve_is_of_cores(more):
+    with pytest.raises(BadInput):
+        run(more)
+
+
+@pytest.mark.long
+def test_workers_are_compared_with_one_process(capsys):
+    pytest.importorskip("ray", reason="Ray is not installed (pip install melter[cluster])")
+    assert run(["cluster", "--seconds", "0.5", "--envs", "16", "--threads", "1,2", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    names = [row["name"] for row in told["rows"]]
+    assert [name.split(",")[0] for name in names[:3]] == ["one process", "Ray", "Ray"]
+    assert any(row["unit"] == "MB/s" and row["rate"] > 0 for row in told["rows"])
+    for one in told["communication"]:
+        assert one["computing_share"] + one["communication_share"] == pytest.approx(1, abs=1e-6)
+        assert one["mb_per_s"] > 0

@@ -79,7 +79,7 @@ def test_setup_shows_and_writes(capsys):
     with Bench(Firmware()) as bench:
         code, out, err = call(capsys, "setup", "--port", bench.path, "--json", "--dry-run")
         assert code == 1
-        assert len(json.loads(out)["differences"]) == 25
+        assert len(json.loads(out)["differences"]) == 26
         assert "$100 X (NE-upper) resolution 250" in err
         assert bench.firmware.settings[100] == 250
         assert "melter hw setup" in refused(capsys, "jog", "--port", bench.path, "--winch", "NE-upper", "--mm", "1")

@@ -41,7 +41,11 @@ CONTRACT = {
     "bench",
 }
 
-NEEDED = {"safety-check": ["model"], "enjoy": ["model"], "export": ["model"], "track": ["0"]}
+NEEDED = {"safety-check": ["model"], "enjoy": ["model"], "export": ["model"], "track": ["0"], "replay": ["run"]} | {
+    "export-run": ["run"]
+}
+NEEDED |= {"watch": ["run"], "push": ["run", "place"], "pull": ["place"]}
+NEEDED |= {"slurm": ["--nodes", "2", "--cpus-per-task", "2", "--time", "60"]}
 
 
 def python(code: str) -> str:

@@ -45,7 +45,9 @@ def trained(hand_made: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr("melter.policy.train.train", train)
     monkeypatch.setattr(tuning, "CHECK_EPISODES", 2)
     monkeypatch.setattr(
-        tuning, "score_of", lambda *_: abs(requests[-1].settings.gamma - 0.9) + 0.05 * (requests[-1].settings.n_steps == 16)
+        tuning,
+        "score_of",
+        lambda *_: abs(requests[-1].settings.gamma - 0.9) + 0.05 * (requests[-1].settings.n_steps == 16),
     )
     return requests
 
@@ -89,7 +91,7 @@ def test_a_resumed_search_goes_on_and_repeats_what_was_cut_short(
     folder = searching.start(search, str(tmp_path / "s"))
     with pytest.raises(KeyboardInterrupt):
         tuning.tune(search, folder, 60, stop_after(3, []))
-    study = tuning._study(search, folder)
+    study = tuning.open_study(search, folder)
     killed = study.ask()  # as kill -9 leaves it: asked for, never told
     killed.suggest_float("gamma", 0.8, 0.99)
     again = searching.resumable(folder)

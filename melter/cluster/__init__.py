@@ -1,0 +1,1 @@
+"""Beyond one machine: storage elsewhere, simulations spread over a cluster, policies shared."""
