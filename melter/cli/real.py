@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import sys
 import time
@@ -181,6 +182,8 @@ def _run(options: Real, machine: Machine, path: SandPath, policy: LoadedPolicy, 
         max_s = None if options.minutes is None else options.minutes * 60
         for ending in (signal.SIGTERM, signal.SIGHUP):  # a kill or a closed terminal lowers the lens, as Ctrl-C does
             signal.signal(ending, _interrupt)
+        gc.collect()
+        gc.freeze()  # what is there by now stays: no pass over all of it in the middle of a tick
         try:
             with Screen(view, machine, timing):
                 session.run(max_s)

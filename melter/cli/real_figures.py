@@ -42,30 +42,39 @@ def before_and_after(learner: Adapter | None, session: Session, folder: Path) ->
 
     rate_hz, result, used_from = session.machine.control.rate_hz, session.result, session.learning_from
     first = round(SETTLING_S * rate_hz)
-    whole = figures(result, rate_hz, first)
+    late_s = 0.0 if learner is None or used_from is None else learner.late_s
+    whole = figures(result, rate_hz, first, late_s=late_s)
     if learner is None:
         return {"before": whole, "after": None, "learned": None}
     write_json(folder / "learned.json", plain(learner.as_table()))
-    learned = {"file": str(folder / "learned.json"), "share": learner.share, "used_from_tick": used_from}
+    learned = {
+        "file": str(folder / "learned.json"),
+        "share": learner.share,
+        "used_from_tick": used_from,
+        "camera_late_s": late_s,
+    }
     last = len(result.errors_mm) - round(AFTER_S * rate_hz)
     if used_from is None:  # nothing learnt was worth using: the policy went on as it was
         after = figures(result, rate_hz, max(first, last)) if whole["rms_mm"] is not None else None
         return {"before": whole, "after": after, "learned": learned}
-    before, after = figures(result, rate_hz, first, used_from), figures(result, rate_hz, max(used_from + first, last))
+    before = figures(result, rate_hz, first, used_from, late_s=late_s)
+    after = figures(result, rate_hz, max(used_from + first, last), late_s=late_s)
     return {"before": before, "after": after, "learned": learned}
 
 
-def figures(result: Result, rate_hz: float, first: int, end: int | None = None) -> dict[str, Any]:
+def figures(result: Result, rate_hz: float, first: int, end: int | None = None, late_s: float = 0.0) -> dict[str, Any]:
     """Return error figures as the camera saw them (mm), from error ``first`` to ``end``; None each without any.
 
-    ``smooth_rms_mm``: of means over a second, where the camera's noise hardly shows.
+    ``late_s``: how much later than said the camera is by all that was learnt. ``smooth_rms_mm``: of means over a second, where the
+    camera's noise hardly shows.
     """
     import numpy as np
 
-    errors, xy = np.array(result.errors_mm[first:end]), np.array(result.errors_xy_mm[first:end])
+    xy = np.array(result.errors_xy_mm[first:end]) - late_s * np.array(result.speeds_mm_s[first:end])
     names = ("rms_mm", "p50_mm", "p95_mm", "max_mm", "smooth_rms_mm")
-    if not len(errors):
+    if not len(xy):
         return dict.fromkeys(names)
+    errors = np.hypot(xy[:, 0], xy[:, 1])
     second = max(min(round(rate_hz), len(xy)), 1)
     means = np.stack([np.convolve(xy[:, i], np.full(second, 1 / second), "valid") for i in range(2)])
     values = (

@@ -118,14 +118,18 @@ class Result:
 
     errors_xy_mm: list[tuple[float, float]] = field(default_factory=list)
     """The same along world x and y."""
+    speeds_mm_s: list[tuple[float, float]] = field(default_factory=list)
+    """Velocity of the target at each of them, world x and y: what an error of the camera's delay has to do with it."""
 
-    def note_error(self, error_m: Array) -> None:
-        """Take in one more error (2,), forgetting the oldest."""
+    def note_error(self, error_m: Array, velocity_m_s: Array) -> None:
+        """Take in one more error (2,) and the target's velocity (2,), forgetting the oldest."""
+        self.speeds_mm_s.append((float(velocity_m_s[0]) * 1e3, float(velocity_m_s[1]) * 1e3))
         x_mm, y_mm = float(error_m[0]) * 1e3, float(error_m[1]) * 1e3
         self.errors_mm.append(float(np.hypot(x_mm, y_mm)))
         self.errors_xy_mm.append((x_mm, y_mm))
         if len(self.errors_mm) > ERRORS_KEPT:
-            del self.errors_mm[: ERRORS_KEPT // 2], self.errors_xy_mm[: ERRORS_KEPT // 2]
+            for kept in (self.errors_mm, self.errors_xy_mm, self.speeds_mm_s):
+                del kept[: ERRORS_KEPT // 2]
 
 
 class Session:
@@ -326,7 +330,8 @@ class Session:
         self.timing.mark("act", self._clock.now())
         if reading.measurement.patch_seen and t_s > self._path_from_s:
             error = plan.target_at_capture_world_m - reading.measurement.patch_centre_world_m
-            self.result.note_error(error)
+            velocity = (plan.target_ahead_world_m[0] - plan.target_world_m) / LOOK_AHEAD_S[0]
+            self.result.note_error(error, velocity)
         self._extra = {"t_s": t_s, "target_world_m": plan.target_world_m, "observation": observation, "action": action}
         if self._learner is not None:
             self._extra["learned_share"] = self._learner.share

@@ -180,6 +180,11 @@ class Adapter:
             return False
         return bool(self._lags_m2[1] < (self.settings.better if self.share == 0 else 1.0) * self._lags_m2[0])
 
+    @property
+    def late_s(self) -> float:
+        """By how much the camera is later than the machine file says, as far as known."""
+        return float(self.state[LATE])
+
     # -- records --------------------------------------------------------------------------------------------------
 
     @property

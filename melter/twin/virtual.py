@@ -46,6 +46,8 @@ TRACK_S = 0.015
 """From a frame's arrival to its estimate."""
 STALE_S = 0.5
 """Without a new estimate for this long the camera is a fault."""
+IN_FOCUS_W_M2 = 3e5
+"""Peak from which a patch counts for the tracker's accuracy."""
 CAMERA_JITTER_M, CAMERA_JITTER_RAD = 0.02, 0.01
 """How far the camera stands from where the machine file has it."""
 
@@ -160,13 +162,13 @@ class VirtualTwin:
             return
         self._frames += 1
         estimate = self._estimate(taken[-1])
-        if estimate.centre_world_m is not None:
+        if estimate.centre_world_m is not None and taken[-1].peak_w_m2 > IN_FOCUS_W_M2:
             away = estimate.centre_world_m - taken[-1].spot_world_m
             self._seen += (1, float(away @ away))
         self._coming.append((self._now_s + TRACK_S, estimate))
 
     def seen_error_mm(self) -> float:
-        """RMS distance of the tracker's centres from the true ones at the frames' moments, millimetres."""
+        """RMS distance of the tracker's centres from the true ones at the frames' moments, in focus, millimetres."""
         return float(1e3 * np.sqrt(self._seen[1] / max(self._seen[0], 1)))
 
     def _estimate(self, taken: Snapshot) -> PatchEstimate:

@@ -182,7 +182,7 @@ def test_figures_before_and_after_learning(corner8: Machine, tmp_path: Path) -> 
 
     result = Result()
     for error_mm in [100.0] * 40 + [3.0] * 600 + [50.0] * 20 + [1.0] * 1300:
-        result.note_error(np.array([error_mm * 1e-3, 0.0]))
+        result.note_error(np.array([error_mm * 1e-3, 0.0]), np.zeros(2))
     session: Any = SimpleNamespace(machine=corner8, result=result, learning_from=640)
     table = real_figures.before_and_after(Adapter(corner8), session, tmp_path)
     assert table["before"]["rms_mm"] == pytest.approx(3)
@@ -190,6 +190,10 @@ def test_figures_before_and_after_learning(corner8: Machine, tmp_path: Path) -> 
     assert (tmp_path / "learned.json").exists()
     assert real_figures.before_and_after(None, session, tmp_path)["after"] is None
     assert real_figures.figures(Result(), 20.0, 40)["rms_mm"] is None
+    moving = Result()
+    for _ in range(60):
+        moving.note_error(np.array([0.001, 0.0]), np.array([0.010, 0.0]))
+    assert real_figures.figures(moving, 20.0, 0, late_s=0.1)["rms_mm"] == pytest.approx(0, abs=1e-9)
 
 
 def test_what_was_learnt_on_another_machine_is_refused(corner8: Machine, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_errors_are_forgotten_after_an_hour() -> None:
 
     result = session.Result()
     for number in range(session.ERRORS_KEPT + 10):
-        result.note_error(np.array([number * 1e-3, 0.0]))
+        result.note_error(np.array([number * 1e-3, 0.0]), np.zeros(2))
     assert len(result.errors_mm) <= session.ERRORS_KEPT // 2 + 10
     assert result.errors_mm[-1] == pytest.approx(session.ERRORS_KEPT + 9)
 
