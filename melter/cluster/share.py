@@ -189,7 +189,7 @@ def _repository(place: str) -> str:
 
 def _hub() -> Any:
     try:
-        import huggingface_hub
+        import huggingface_hub  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
     except ImportError:
         raise BadInput("hf://: needs the package huggingface_hub; pip install 'melter[hub]'") from None
     return huggingface_hub
