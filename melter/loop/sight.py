@@ -22,8 +22,8 @@ CLOUD_S = 60.0
 """A hidden sun is waited for so long."""
 BACK_S = 0.5
 """The patch is seen for this long before the lens goes up again."""
-DOWN_M_S, UP_M_S = 0.10, 0.03
-"""How fast the lens goes below focus, and back."""
+DOWN_M_S, UP_M_S, DOWN_M_S2 = 0.10, 0.03, 0.30
+"""How fast the lens goes below focus, and back; how fast it gets to that."""
 
 
 class Sight:
@@ -31,6 +31,7 @@ class Sight:
 
     def __init__(self) -> None:
         self.drop_m = 0.0
+        self._down_m_s = 0.0
         self.waits = 0
         """How often the sun, or the camera, was waited for."""
         self._seen_s: float | None = None
@@ -61,8 +62,10 @@ class Sight:
         self._require(blind_s, now_s)
         if blind_s > BLIND_S or (self.waiting and not self._back(now_s)):
             self.waits += not self.waiting
-            self.drop_m = min(self.drop_m + DOWN_M_S * period_s, DROP_M)
+            self._down_m_s = min(self._down_m_s + DOWN_M_S2 * period_s, DOWN_M_S)
+            self.drop_m = min(self.drop_m + self._down_m_s * period_s, DROP_M)
         else:
+            self._down_m_s = 0.0
             self.drop_m = max(self.drop_m - UP_M_S * period_s, 0.0)
 
     def _back(self, now_s: float) -> bool:

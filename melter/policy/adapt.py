@@ -38,6 +38,8 @@ TURNING_M_S = 0.001
 """Speed from which the direction of motion counts in full."""
 JUMPED = 8.0
 """A frame this many times farther off than usual is not learnt from."""
+POLICY_LAGS_S = 1.5
+"""How far the policy's own estimate lags behind an offset that changes along the path, about."""
 QUICK_S, SLOW_S = 1.0, 5.0
 """Running means of the offset whose distance tells how far the policy's own estimate lags."""
 
@@ -66,6 +68,8 @@ class AdaptSettings:
     """Over what time the map is judged."""
     better: float = 0.95
     """The map is taken up where the squared lag that it leaves is below this share of that without it."""
+    worth_m: float = 0.0002
+    """The map is taken up where it would move the light by this much; below, its own errors of 0.1 to 0.2 mm outweigh that."""
     fade_s: float = 1.0
     """Time to take the map up or to let it go."""
     most_m: float = 0.010
@@ -90,6 +94,7 @@ class Adapter:
         """Whether the map may be used; it learns in any case."""
         self._quick, self._slow = np.zeros((2, 2)), np.zeros((2, 2))
         self._lags_m2 = np.zeros(2)
+        self._worth_m2 = 0.0
         self._spread_m2 = s.offset_m**2
         self._captured_s = -np.inf
 
@@ -148,6 +153,7 @@ class Adapter:
         if self.frames * self._period_s > self.settings.watch_s and away @ away > JUMPED**2 * self._spread_m2:
             return
         self._judge(np.stack([offset, wrong]))
+        self._weigh(spot, velocity)
         noise_m2 = (1 + 2 * self.settings.correlated_s / self._period_s) * self._spread_m2 / 2
         spread = self.covariance @ rows.T
         gain = spread @ np.linalg.inv(rows @ spread + noise_m2 * np.eye(2))
@@ -175,10 +181,19 @@ class Adapter:
         if seconds > SLOW_S:
             self._lags_m2 += shares[2] * (np.square(self._quick - self._slow).sum(axis=1) - self._lags_m2)
 
+    def _weigh(self, spot_m: Array, velocity_m_s: Array) -> None:
+        """What the map is worth at this feed: at a slow one the policy's own means keep up with what changes along the path."""
+        soon = self.offset_m(spot_m + POLICY_LAGS_S * velocity_m_s, velocity_m_s) - self.offset_m(spot_m, velocity_m_s)
+        late = self.late_s * velocity_m_s
+        share = max(self._period_s / self.settings.judge_s, 1 / self.frames)
+        self._worth_m2 += share * (float(soon @ soon + late @ late) - self._worth_m2)
+
     def _better(self) -> bool:
         if self.frames * self._period_s < self.settings.watch_s:
             return False
-        return bool(self._lags_m2[1] < (self.settings.better if self.share == 0 else 1.0) * self._lags_m2[0])
+        new, least_m = self.share == 0, self.settings.worth_m
+        explains = self._lags_m2[1] < (self.settings.better if new else 1.0) * self._lags_m2[0]
+        return bool(explains and self._worth_m2 > (1.0 if new else 0.7) * least_m**2)
 
     @property
     def late_s(self) -> float:
@@ -206,6 +221,7 @@ class Adapter:
             "frames": self.frames,
             "share": self.share,
             "lags_mm": self.lags_mm,
+            "worth_mm": 1e3 * self._worth_m2**0.5,
         }
 
     def take_up(self, path: Path) -> None:
