@@ -168,7 +168,7 @@ def test_the_cameras_faults() -> None:
     with running() as twin:
 
         def look() -> np.ndarray:
-            return twin.film._picture(twin.machine.snapshot()).astype(float)
+            return twin.film.picture(twin.machine.snapshot()).astype(float)
 
         film = twin.film
         number, _ = film.wait(0, 3.0)
