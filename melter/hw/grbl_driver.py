@@ -154,8 +154,6 @@ class GrblDriver:
         longer follow from what was known before, they go on from there and are marked as not trusted.
         """
         before = self.poll()
-        if self._forgive(before):
-            return
         known_um = np.rint(before.positions_m * 1e6).astype(np.int64) + self._zero_um
         self._shut()
         self._giving_up_s = deadline_s = self._giving_up_s or self._clock() + RECOVER_S
@@ -182,19 +180,6 @@ class GrblDriver:
         session = self._begin(board, forgiving=True)
         session.position_trusted = before.position_trusted and follows
         self._past_faults = tuple(dict.fromkeys(before.faults))[:FAULTS_KEPT]
-
-    def _forgive(self, before: MotorStatus) -> bool:
-        """Go on at once over the line as it is; False where the board has to be talked to anew."""
-        with self._lock:
-            session, thread = self._session, self._thread
-            if session is None or thread is None or not thread.is_alive():
-                return False
-            out = session.forgive(self._clock())
-            if out is None:
-                return False
-            self._past_faults = tuple(dict.fromkeys(before.faults))[:FAULTS_KEPT]
-            self._write(out)
-            return True
 
     def close(self) -> None:
         """Stop, end the thread, let go of the port."""

@@ -54,8 +54,6 @@ ODD_S = 0.1
 """Two reports of a place where no winch can be are one jump if the winches can have gone from one to the other in this time;
 otherwise it is the reports that are damaged."""
 FAULTS_KEPT = 8
-FORGIVABLE = frozenset({"silence", "refused", "noise", "lag", "stall", "brake"})
-"""Faults after which the board's counters are still what they were."""
 
 
 @dataclass(frozen=True)
@@ -152,21 +150,6 @@ class Session:
             return b""
         self._cancelled_s = now_s
         return FEED_HOLD + JOG_CANCEL if self.state == "run" else JOG_CANCEL
-
-    def forgive(self, now_s: float) -> bytes | None:
-        """Go on over a bad line, for the way to dark: brake, and start from where the reports say that the board stands.
-
-        The faults so far are forgotten here; whoever asks keeps them. Returns the bytes to send, or None where the board has
-        to be talked to anew: it restarted, its counters are in doubt, or it was forgiven before.
-        """
-        names = {fault.split(":")[0] for fault in self.faults}
-        if self._forgiving or not self.position_trusted or not names <= FORGIVABLE:
-            return None
-        self._forgiving = self.stream.ask_twice = True
-        self.faults.clear()
-        self._asked_s = self._waiting_s = None
-        self._odd_um, self._cancelled_s, self._moved_s = None, -np.inf, now_s
-        return self._out(b"\n" + self.stream.cancel(now_s, False, discard=True), now_s)
 
     def latch(self, fault: str) -> None:
         """Note a fault for good."""

@@ -332,11 +332,6 @@ class VirtualDriver:
     def recover(self) -> None:
         """Bring the link back for the way to dark; raises LinkFault."""
         before, twin = self.poll(), self._twin
-        out = self._live().forgive(twin.now()) if twin.port.open else None
-        if out is not None:
-            self._past_faults = tuple(dict.fromkeys(before.faults))[:FAULTS_KEPT]
-            twin.port.to_board += out
-            return
         known_um = np.rint(before.positions_m * 1e6).astype(np.int64) + self._zero_um
         self._giving_up_s = deadline_s = self._giving_up_s or twin.now() + RECOVER_S
         while True:
