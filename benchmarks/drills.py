@@ -16,19 +16,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from melter.cli.rehearse import running
 from melter.geometry.melting import melting_irradiance_w_m2
 from melter.geometry.paths import parse_path
 from melter.hw.real_robot import RealRobot
@@ -136,7 +134,7 @@ def run(drill: Drill, model: str, folder: Path) -> Outcome:
     truth, run_folder = folder / "truth.jsonl", folder / "run"
     words = [sys.executable, "-m", "melter.cli.main"]
     twin = ["twin", "--seed", str(drill.seed), "--truth", str(truth), "--fault", f"{drill.fault}@{drill.at_s}"]
-    with _process([*words, *twin]) as where:
+    with running(*twin) as where:
         real = [*words, "real", "--camera", where["camera_url"], "--port", where["port"], "--model", model, *MELTING]
         real += ["--feed-mm-s", str(drill.feed_mm_s), "--minutes", str(drill.work_s / 60), "--arm", "--no-learn"]
         done = subprocess.run([*real, "--out", str(run_folder)], capture_output=True, text=True, check=False)
@@ -219,22 +217,6 @@ def _row(o: Outcome) -> str:
     times = "".join(f"{'-' if t is None else f'{t:.2f}':>8}" for t in (o.to_name_s, o.to_dark_s, o.name_to_dark_s))
     verdict = ("ok" if o.passed else "FAIL") + ("" if o.melting_before else " (was not melting)")
     return f"{o.fault:16} {o.seed:5} {o.exit_code:4}{times}  {o.complete or 'complete':9}  {verdict}  {o.named[:110]}"
-
-
-@contextmanager
-def _process(words: list[str]) -> Generator[dict[str, str]]:
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        line = process.stdout.readline() if process.stdout else ""
-        yield json.loads(line)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        if process.stdout:
-            process.stdout.close()
 
 
 if __name__ == "__main__":

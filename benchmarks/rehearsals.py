@@ -27,6 +27,7 @@ from melter.env.params import nominal_values
 from melter.geometry.paths import parse_path
 from melter.hw.real_robot import RealRobot
 from melter.loop.session import Session
+from melter.loop.truth import spot_errors
 from melter.machine import Machine, load_machine
 from melter.policy.adapt import Adapter, AdaptSettings
 from melter.policy.load import load_for
@@ -35,7 +36,7 @@ from melter.safety.gate import Gate
 from melter.twin.machine import hidden_values
 from melter.twin.virtual import VirtualOptions, VirtualTwin
 
-SETTLING_S, BEFORE_S, AFTER_S = 2.0, 30.0, 60.0
+BEFORE_S, AFTER_S = 30.0, 60.0
 HARDER = (
     "pulley_m",
     "attachment_m",
@@ -119,36 +120,20 @@ def run(job: Job) -> dict[str, Any]:
             learner=adapter,
         )
         result = session.run(60 * job.minutes)
-    t_s, error_m, host_s = true_error(lines, twin)
-    used_from = BEFORE_S
+    good, t_s, error_m = spot_errors(lines.ticks, twin.truth)
+    host_s = np.array([line["host_s"] for line in twin.truth])[good]
     return {
         "seed": job.seed,
         "learn": job.learn,
         "faults": result.faults,
         "waits": session.sight.waits,
-        "before_mm": rms_mm(error_m[t_s < used_from]),
+        "before_mm": rms_mm(error_m[t_s < BEFORE_S]),
         "after_mm": rms_mm(error_m[t_s > t_s.max(initial=0) - AFTER_S]),
         "seconds": float(t_s.max(initial=0)),
         "seen_mm": twin.seen_error_mm(),
         "share": adapter.share if adapter else 0.0,
         "back_s": back_s(host_s, error_m, struck[0]) if struck else None,
     }
-
-
-def true_error(lines: Lines, twin: VirtualTwin) -> tuple[Array, Array, Array]:
-    """Path time (n,), spot less target (n, 2) and clock (n,), at the truth's moments on the path after settling."""
-    at = np.array([line["host_s"] for line in twin.truth])
-    host = np.array([tick["approved_host_s"] for tick in lines.ticks])
-    if len(host) < 2:
-        return np.zeros(0), np.zeros((0, 2)), np.zeros(0)
-    path_s = np.interp(at, host, np.array([tick["t_s"] for tick in lines.ticks]))
-    place = np.clip(np.searchsorted(host, at), 1, len(host) - 1)
-    near = np.minimum(np.abs(host[place] - at), np.abs(host[place - 1] - at)) < 0.06
-    good = near & (at >= host[0]) & (at <= host[-1]) & (path_s >= SETTLING_S)
-    target = np.array([tick["target_world_m"] for tick in lines.ticks])
-    spot = np.array([line["spot_world_m"] for line in twin.truth])[good]
-    wanted = np.stack([np.interp(at[good], host, target[:, i]) for i in range(2)], axis=1)
-    return path_s[good], spot - wanted, at[good]
 
 
 def back_s(host_s: Array, error_m: Array, struck_s: float) -> float:

@@ -122,26 +122,20 @@ def _step(title: str | None, *arguments: str) -> None:
         raise BadInput(f"melter {arguments[0]} ended with exit code {done.returncode}, see above")
 
 
-@contextlib.contextmanager
-def _twin(machine: str, seed: int, truth: Path) -> Generator[dict[str, str]]:
+def _twin(machine: str, seed: int, truth: Path) -> contextlib.AbstractContextManager[dict[str, str]]:
     """A twin in a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "melter.cli.main",
-        "twin",
-        "--machine",
-        machine,
-        "--seed",
-        str(seed),
-        "--truth",
-        str(truth),
-    ]
+    return running("twin", "--machine", machine, "--seed", str(seed), "--truth", str(truth))
+
+
+@contextlib.contextmanager
+def running(*words: str) -> Generator[dict[str, str]]:
+    """Run ``melter`` with these words beside this process until left; give the JSON of its first line. Raises BadInput without one."""
+    command = [sys.executable, "-m", "melter.cli.main", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         line = process.stdout.readline() if process.stdout else ""
         if not line:
-            raise BadInput(f"melter twin did not start; try: melter twin --machine {machine}")
+            raise BadInput(f"melter {words[0]} did not start; try: melter {' '.join(words)}")
         yield json.loads(line)
     finally:
         process.send_signal(signal.SIGTERM)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from melter.errors import LinkFault, PortError
 from melter.hw.board import board_order, describe, differences, refusals
 from melter.hw.driver import MotorStatus, Promises
-from melter.hw.grbl import JOG_CANCEL
+from melter.hw.grbl import JOG_CANCEL, Micrometres
 from melter.hw.handshake import Board, Talk
 from melter.hw.jogs import BLOCKS_MAX, CATCH_UP
 from melter.hw.serial_port import OnBytes, SerialPort, device_of, serial_number
@@ -48,6 +48,19 @@ def promises_of(machine: Machine) -> Promises:
         reports_current=False,
         speed_factor=CATCH_UP,
     )
+
+
+def zero_after(
+    before: MotorStatus, position_um: Micrometres, zero_um: Micrometres, machine: Machine
+) -> tuple[Micrometres, bool]:
+    """Return the zero (8,) to count from after a recovery, and whether the counters follow from what was known ``before``.
+
+    Where they do not, they go on from there: the zero moves with them.
+    """
+    moved_um = position_um - (np.rint(before.positions_m * 1e6).astype(np.int64) + zero_um)
+    reach_um = machine.limits.speed_max_m_s * promises_of(machine).stops_when_silent_s * 1e6
+    follows = bool((np.abs(moved_um) <= reach_um).all())
+    return (zero_um if follows else zero_um + moved_um), follows
 
 
 class GrblDriver:
@@ -123,14 +136,7 @@ class GrblDriver:
             session = self._session
             if session is None:
                 return self._status
-            self._status = MotorStatus(
-                positions_m=(session.position_um - self._zero_um).astype(np.float64) * 1e-6,
-                state=session.state,
-                read_host_s=session.read_s,
-                queue_depth=session.stream.depth,
-                faults=(*self._past_faults, *session.faults),
-                position_trusted=session.position_trusted,
-            )
+            self._status = session.status(self._zero_um, self._past_faults)
             return self._status
 
     def stop(self) -> None:
@@ -154,7 +160,6 @@ class GrblDriver:
         longer follow from what was known before, they go on from there and are marked as not trusted.
         """
         before = self.poll()
-        known_um = np.rint(before.positions_m * 1e6).astype(np.int64) + self._zero_um
         self._shut()
         self._giving_up_s = deadline_s = self._giving_up_s or self._clock() + RECOVER_S
         if self._clock() > deadline_s:
@@ -172,11 +177,7 @@ class GrblDriver:
                     raise LinkFault(f"port {self._device}: not back within {RECOVER_S:g} s: {error}") from None
                 time.sleep(0.1)
         self._giving_up_s = None
-        moved_um = position_um - known_um
-        reach_um = self._machine.limits.speed_max_m_s * self.promises.stops_when_silent_s * 1e6
-        follows = bool((np.abs(moved_um) <= reach_um).all())
-        if not follows:
-            self._zero_um = self._zero_um + moved_um
+        self._zero_um, follows = zero_after(before, position_um, self._zero_um, self._machine)
         session = self._begin(board, forgiving=True)
         session.position_trusted = before.position_trusted and follows
         self._past_faults = tuple(dict.fromkeys(before.faults))[:FAULTS_KEPT]

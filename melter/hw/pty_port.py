@@ -86,7 +86,7 @@ class PtyPort:
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno != errno.EIO:
+                if error.errno != errno.EIO and self._open:  # not when hung up meanwhile from another thread
                     raise
                 break
             if not data:

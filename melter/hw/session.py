@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melter.hw.board import USUAL_ORDER
+from melter.hw.driver import MotorStatus
 from melter.hw.grbl import (
     FEED_HOLD,
     JOG_CANCEL,
@@ -119,6 +120,17 @@ class Session:
     def position_um(self) -> Micrometres:
         """(8,) newest believed counters."""
         return self.stream.position_um
+
+    def status(self, zero_um: Micrometres, past_faults: tuple[str, ...]) -> MotorStatus:
+        """Return the newest status: places counted from ``zero_um`` (8,), ``past_faults`` of earlier connections first."""
+        return MotorStatus(
+            positions_m=(self.position_um - zero_um).astype(np.float64) * 1e-6,
+            state=self.state,
+            read_host_s=self.read_s,
+            queue_depth=self.stream.depth,
+            faults=(*past_faults, *self.faults),
+            position_trusted=self.position_trusted,
+        )
 
     def push(self, counts_um: Micrometres, period_s: float, now_s: float) -> bytes:
         """Add approved motion; nothing is sent once a fault is latched."""

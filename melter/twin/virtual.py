@@ -7,7 +7,6 @@ left out of the real chain: threads, the pseudo-terminal, HTTP, JPEG. Bytes, ste
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, cast
@@ -20,7 +19,7 @@ from melter.errors import LinkFault, PortError, VisionFault
 from melter.hw.board import settings_for
 from melter.hw.driver import MotorStatus, Promises
 from melter.hw.firmware import Firmware
-from melter.hw.grbl_driver import RECOVER_S, promises_of
+from melter.hw.grbl_driver import RECOVER_S, promises_of, zero_after
 from melter.hw.handshake import Board, Talk
 from melter.hw.serial_port import SerialPort
 from melter.hw.session import FAULTS_KEPT, Session
@@ -87,7 +86,6 @@ class VirtualTwin:
         self.tracker: PatchTracker | None = PatchTracker(machine) if options.pictures else None
         self.port = _Wire()
         self.truth: list[dict[str, object]] = []
-        self.on_frame: Callable[[PatchEstimate], None] = lambda _: None
         self._now_s, self._frame_s, self._frames, self._log_s = START_S, START_S, 0, 0.0
         self._snapshots: deque[tuple[float, Snapshot]] = deque(maxlen=200)
         self._coming: deque[tuple[float, PatchEstimate]] = deque()
@@ -151,7 +149,6 @@ class VirtualTwin:
     def _film(self) -> None:
         while self._coming and self._coming[0][0] <= self._now_s:
             self._newest = self._coming.popleft()[1]
-            self.on_frame(self._newest)
         if self._now_s < self._frame_s:
             return
         self._frame_s += 1.0 / self.options.machine.camera.rate_hz
@@ -315,14 +312,7 @@ class VirtualDriver:
         session = self._session
         if session is None:
             return self._last
-        self._last = MotorStatus(
-            positions_m=(session.position_um - self._zero_um).astype(np.float64) * 1e-6,
-            state=session.state,
-            read_host_s=session.read_s,
-            queue_depth=session.stream.depth,
-            faults=(*self._past_faults, *session.faults),
-            position_trusted=session.position_trusted,
-        )
+        self._last = session.status(self._zero_um, self._past_faults)
         return self._last
 
     def stop(self) -> None:
@@ -332,7 +322,6 @@ class VirtualDriver:
     def recover(self) -> None:
         """Bring the link back for the way to dark; raises LinkFault."""
         before, twin = self.poll(), self._twin
-        known_um = np.rint(before.positions_m * 1e6).astype(np.int64) + self._zero_um
         self._giving_up_s = deadline_s = self._giving_up_s or twin.now() + RECOVER_S
         while True:
             try:
@@ -343,11 +332,8 @@ class VirtualDriver:
                     raise LinkFault(f"port virtual: not back within {RECOVER_S:g} s: {error}") from None
                 twin.sleep_until(twin.now() + 0.1)
         self._giving_up_s = None
-        session, limits = self._live(), twin.options.machine.limits
-        moved_um = session.position_um - known_um
-        follows = bool((np.abs(moved_um) <= limits.speed_max_m_s * self.promises.stops_when_silent_s * 1e6).all())
-        if not follows:
-            self._zero_um = self._zero_um + moved_um
+        session = self._live()
+        self._zero_um, follows = zero_after(before, session.position_um, self._zero_um, twin.options.machine)
         session.position_trusted = before.position_trusted and follows
         self._past_faults = tuple(dict.fromkeys(before.faults))[:FAULTS_KEPT]
 

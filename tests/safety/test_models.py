@@ -12,10 +12,11 @@ import warnings
 import zipfile
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import pytest
+from hostile import members_of, zip_of
 from safetensors.numpy import save as save_safetensors
+from test_hostile import Bowl
 
 from melter.errors import ModelFileError
 from melter.machine import load_machine
@@ -38,22 +39,6 @@ def net_of(sizes: tuple[int, ...] = (BUILDER.size, 16, 8), activation: str = "ta
         activation,
         "clip",
     )
-
-
-class Bowl(gym.Env):  # type: ignore[type-arg]
-    """Eight actions, nothing else."""
-
-    observation_space = gym.spaces.Box(
-        -np.linspace(1, 25, OBS, dtype=np.float32), np.linspace(1, 25, OBS, dtype=np.float32)
-    )
-    action_space = gym.spaces.Box(-1, 1, (8,))
-
-    def reset(self, *, seed: int | None = None, options: object = None) -> tuple[np.ndarray, dict[str, object]]:
-        super().reset(seed=seed)
-        return self.np_random.uniform(-1, 1, OBS).astype(np.float32), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, object]]:
-        return self.np_random.uniform(-1, 1, OBS).astype(np.float32), -float(action @ action), False, False, {}
 
 
 def sb3_zip(algorithm: str, folder: Path, **options: object) -> tuple[object, Path]:
@@ -241,19 +226,6 @@ def test_paths_that_are_no_policy(what: str, tmp_path: Path) -> None:
 
 
 # -- strangers' zips --------------------------------------------------------------------------------------------
-
-
-def members_of(content: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def zip_of(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 def with_data(content: bytes, **changes: object) -> bytes:
