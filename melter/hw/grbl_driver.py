@@ -21,8 +21,10 @@ from melter.hw.driver import MotorStatus, Promises
 from melter.hw.grbl import JOG_CANCEL, Micrometres
 from melter.hw.handshake import Board, Talk
 from melter.hw.jogs import BLOCKS_MAX, CATCH_UP
+from melter.hw.link import FAULTS_KEPT, Link
+from melter.hw.rough import RoughSession, take_over
 from melter.hw.serial_port import OnBytes, SerialPort, device_of, serial_number
-from melter.hw.session import FAULTS_KEPT, Session
+from melter.hw.session import Session
 from melter.machine import WINCH_COUNT, Machine
 from melter.safety.gate import ApprovedCommand
 
@@ -83,7 +85,7 @@ class GrblDriver:
         self._clock = clock
         self._lock = threading.RLock()
         self._port: SerialPort | None = None
-        self._session: Session | None = None
+        self._session: Link | None = None
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._serial_number: str | None = None
@@ -117,7 +119,8 @@ class GrblDriver:
         except BaseException:
             self.close()
             raise
-        self._begin(board)
+        facts, position_um = board.facts(self._machine), board.winch_positions_um(self._machine)
+        self._begin(board, Session(self._machine, facts, position_um, self._clock()))
 
     def send(self, command: ApprovedCommand) -> ApprovedCommand:
         """Pass on one period's motion. Raises LinkFault when a fault is latched."""
@@ -160,6 +163,8 @@ class GrblDriver:
         longer follow from what was known before, they go on from there and are marked as not trusted.
         """
         before = self.poll()
+        if self._go_on_roughly(before):
+            return
         self._shut()
         self._giving_up_s = deadline_s = self._giving_up_s or self._clock() + RECOVER_S
         if self._clock() > deadline_s:
@@ -178,9 +183,22 @@ class GrblDriver:
                 time.sleep(0.1)
         self._giving_up_s = None
         self._zero_um, follows = zero_after(before, position_um, self._zero_um, self._machine)
-        session = self._begin(board, forgiving=True)
+        facts = board.facts(self._machine)
+        session = RoughSession(self._machine, facts, position_um, self._clock(), plan_um=position_um)
         session.position_trusted = before.position_trusted and follows
         self._past_faults = tuple(dict.fromkeys(before.faults))[:FAULTS_KEPT]
+        self._begin(board, session)
+
+    def _go_on_roughly(self, before: MotorStatus) -> bool:
+        """Go on at once over the same open port where only the line is bad; return whether that can be."""
+        with self._lock:
+            session, alive = self._session, self._thread is not None and self._thread.is_alive()
+            after = take_over(session, self._machine, self._clock()) if isinstance(session, Session) and alive else None
+            if after is None:
+                return False
+            self._session = after
+            self._past_faults = tuple(dict.fromkeys(before.faults))[:FAULTS_KEPT]
+            return True
 
     def close(self) -> None:
         """Stop, end the thread, let go of the port."""
@@ -229,23 +247,21 @@ class GrblDriver:
             reason = board.alarm or board.state
             raise PortError(f"port {self._device}: the board is in {reason}, must be idle; melter hw setup unlocks it")
 
-    def _begin(self, board: Board, *, forgiving: bool = False) -> Session:
-        self._board = board
-        position_um = board.winch_positions_um(self._machine)
-        session = Session(self._machine, board.facts(self._machine), position_um, self._clock(), forgiving=forgiving)
-        self._session = session
+    def _begin(self, board: Board, session: Link) -> None:
+        self._board, self._session = board, session
         self._closing.clear()
         self._thread = threading.Thread(target=self._run, name=f"grbl {self._device}", daemon=True)
         self._thread.start()
-        return session
 
     def _run(self) -> None:
         """Background: hand bytes to the session and send what it says, until closed or hung up."""
-        port, session = self._port, self._session
-        while port is not None and session is not None and not self._closing.is_set():
+        port = self._port
+        while port is not None and not self._closing.is_set():
             try:
                 data = port.read(WAIT_S)
                 with self._lock:
+                    if (session := self._session) is None:
+                        return
                     now_s = self._clock()
                     out = session.receive(data, now_s) if data else b""
                     out += session.tick(now_s)
@@ -253,8 +269,9 @@ class GrblDriver:
                         port.write(out)
             except LinkFault as error:
                 with self._lock:
-                    session.latch(str(error))
-                    session.state = "unknown"
+                    if self._session is not None:
+                        self._session.latch(str(error))
+                        self._session.state = "unknown"
                 return
 
     def _write(self, data: bytes) -> None:
@@ -268,12 +285,12 @@ class GrblDriver:
                 self._session.latch(str(error))
             raise
 
-    def _live(self) -> Session:
+    def _live(self) -> Link:
         if self._session is None:
             raise LinkFault(f"hangup: port {self._device}: not connected")
         return self._session
 
-    def _raise_fault(self, session: Session) -> None:
+    def _raise_fault(self, session: Link) -> None:
         if session.faults:
             raise LinkFault(f"port {self._device}: {session.faults[0]}")
 

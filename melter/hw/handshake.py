@@ -38,8 +38,8 @@ from melter.hw.grbl import (
     Setting,
     axis_letters,
 )
+from melter.hw.link import BoardFacts
 from melter.hw.serial_port import SerialPort
-from melter.hw.session import BoardFacts
 from melter.machine import WINCH_COUNT, Machine
 
 WAKE_S = 4.0

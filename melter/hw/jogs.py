@@ -86,8 +86,6 @@ class JogStream:
     rx_bytes: int = 1024
     blocks_total: int | None = None
     """The board's planner size; None where it does not report its buffers."""
-    ask_twice: bool = False
-    """After a cancel, two reports have to agree on where the board stands."""
 
     position_um: Micrometres = field(default_factory=zeros)
     target_um: Micrometres = field(default_factory=zeros)
@@ -111,12 +109,10 @@ class JogStream:
     """Something happened since the last look at what could be sent."""
     _later_um: Micrometres = field(default_factory=zeros)
     _reports_to_skip: int = 0
-    _stood_um: Micrometres | None = None
     _cancel_sent_s: float = 0.0
     _period_s: float = 0.0
     _pushed_s: float = 0.0
     _last_um: Micrometres = field(default_factory=zeros)
-    _once: Array = field(default_factory=lambda: np.zeros(WINCH_COUNT))
     _approved: deque[tuple[float, Array]] = field(default_factory=deque[tuple[float, Array]])
 
     @property
@@ -133,13 +129,6 @@ class JogStream:
     def oldest_unanswered_s(self) -> float | None:
         """When the oldest line without an answer was sent."""
         return self._lines[0].sent_s if self._lines else None
-
-    def slow_s(self, now_s: float) -> float:
-        """How much longer the jogs on the board have taken than they were meant to; a damaged feed makes one crawl."""
-        if not self._blocks or self._blocks[0].accepted_s is None:
-            return 0.0
-        before_s = self._past[-1][0] if np.isfinite(self._past[-1][0]) else -np.inf
-        return now_s - max(self._blocks[0].accepted_s, before_s) - self._blocks[0].duration_s
 
     @property
     def at_rest(self) -> bool:
@@ -233,8 +222,6 @@ class JogStream:
             return b""
         if self._full():
             return b""
-        if self.ask_twice:  # after damage: as soon as may be, not as slowly as it was held up
-            self.pending_s = min(self.pending_s, 2 * self._period_s)
         duration_s = max(
             self.pending_s / (CATCH_UP if self._late() else 1.0), self._shortest_s(ahead_um, now_s), SHORTEST_S
         )
@@ -275,10 +262,8 @@ class JogStream:
         ``speed_free_um_s`` but where the gate itself has approved more.
         """
         while self._approved and self._approved[0][0] < now_s - APPROVED_S:
-            _, speed = self._approved.popleft()
-            if self.ask_twice:  # what damage has undone is done again as fast as it was approved, however late
-                self._once = np.maximum(self._once, speed)
-        lately = np.array([self._once, *(speed for _, speed in self._approved)]).max(axis=0)
+            self._approved.popleft()
+        lately = np.array([np.zeros(WINCH_COUNT), *(speed for _, speed in self._approved)]).max(axis=0)
         free = np.maximum(lately, self.speed_free_um_s)
         allowed_um_s = np.minimum(np.clip(CATCH_UP * lately, CREEP_UM_S, self.speed_max_um_s), free)
         return float((np.abs(ahead_um) / allowed_um_s).max())
@@ -331,12 +316,8 @@ class JogStream:
         if self._reports_to_skip:
             self._reports_to_skip -= 1
             return STATUS
-        before_um, self._stood_um = self._stood_um, self.position_um if report.state == "idle" else None
-        if self._stood_um is None:
+        if report.state != "idle":
             return STATUS
-        if self.ask_twice and (before_um is None or (before_um != self._stood_um).any()):
-            return STATUS
-        self._stood_um = None
         self._forget(now_s)
         self.plan_um = self.position_um.copy()
         if self._discard:

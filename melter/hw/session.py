@@ -8,21 +8,15 @@ noise, lag, brake, and from the driver: hangup.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from melter.hw.board import USUAL_ORDER
-from melter.hw.driver import MotorStatus
 from melter.hw.grbl import (
     FEED_HOLD,
     JOG_CANCEL,
-    RESUME,
     STATUS,
     Alarm,
     Banner,
-    Decoder,
     Error,
     Event,
     Garbage,
@@ -31,16 +25,15 @@ from melter.hw.grbl import (
     Report,
 )
 from melter.hw.jogs import RESEND_CANCEL_S, JogStream
-from melter.machine import WINCH_COUNT, Machine
-
-Array = NDArray[np.float64]
+from melter.hw.link import BoardFacts, Link
+from melter.machine import Machine
 
 POLL_S = 0.02
 """Status reports are asked for this often: eight axes at 115200 baud take 10 ms to tell theirs."""
 ANSWER_S = 0.5
 """Nothing is answered later by a board that is well; ten times the slowest answer measured (52 ms)."""
-ANSWER_BAD_LINE_S, SILENT_BAD_LINE_S = 0.15, 1.5
-"""On the way to dark over a bad line: an answer that takes longer got lost; so much silence is borne."""
+SILENT_S = 0.3
+"""No report for this long: the gate refuses counters that are older (0.29 s at 20 Hz)."""
 ASK_AGAIN_S = 0.1
 """A request without an answer may have been lost; then it is repeated."""
 MEMORY_S = 0.3
@@ -54,51 +47,15 @@ LAG_S = 1.0
 ODD_S = 0.1
 """Two reports of a place where no winch can be are one jump if the winches can have gone from one to the other in this time;
 otherwise it is the reports that are damaged."""
-FAULTS_KEPT = 8
 
 
-@dataclass(frozen=True)
-class BoardFacts:
-    """What the handshake found out."""
+class Session(Link):
+    """The protocol state of one connection while all is well."""
 
-    steps_per_mm: Array
-    """(8,)"""
-    acceleration_m_s2: float
-    """The slowest axis's."""
-    blocks_total: int | None
-    """None where the board does not report its buffers."""
-    rx_bytes: int
-    order: tuple[int, ...] = USUAL_ORDER
-    """Each winch's place in the board's reports."""
-    offset_um: Micrometres | None = None
-    """(8,) machine minus work position, winch order; None where not told."""
-    status: bytes = STATUS
-    """What asks this board for a report."""
-
-
-class Session:
-    """The protocol state of one connection; not safe for use from several threads."""
-
-    def __init__(
-        self,
-        machine: Machine,
-        board: BoardFacts,
-        position_um: Micrometres,
-        now_s: float,
-        *,
-        forgiving: bool = False,
-    ) -> None:
-        """``forgiving``: for the way to dark over a bad line. Damage is put right by a cancel and the counters."""
-        self.faults: list[str] = []
-        self.state = "idle"
-        self.read_s = now_s
-        self.position_trusted = True
+    def __init__(self, machine: Machine, board: BoardFacts, position_um: Micrometres, now_s: float) -> None:
+        super().__init__(board, now_s)
         self._names = [winch.name for winch in machine.winch]
         self._step_um = 1000.0 / board.steps_per_mm
-        self._decoder = Decoder()
-        self._order, self._status = list(board.order), board.status
-        self._axes = max(board.order) + 1
-        self._offset_um = board.offset_um if board.offset_um is not None else np.zeros(WINCH_COUNT, dtype=np.int64)
         self._asked_s: float | None = None
         self._waiting_s: float | None = None
         self._next_poll_s = now_s
@@ -110,9 +67,8 @@ class Session:
         speed_um_s = machine.limits.speed_max_m_s * 1e6
         free_um_s = machine.limits.power_max_w / machine.limits.tension_max_n * 1e6
         self.stream = JogStream(
-            speed_um_s, board.acceleration_m_s2 * 1e6, free_um_s, board.rx_bytes, board.blocks_total, forgiving
+            speed_um_s, board.acceleration_m_s2 * 1e6, free_um_s, board.rx_bytes, board.blocks_total
         )
-        self._forgiving = forgiving
         self.stream.start(position_um)
         self._brake_s = ANSWER_S + machine.limits.speed_max_m_s / board.acceleration_m_s2
 
@@ -121,16 +77,10 @@ class Session:
         """(8,) newest believed counters."""
         return self.stream.position_um
 
-    def status(self, zero_um: Micrometres, past_faults: tuple[str, ...]) -> MotorStatus:
-        """Return the newest status: places counted from ``zero_um`` (8,), ``past_faults`` of earlier connections first."""
-        return MotorStatus(
-            positions_m=(self.position_um - zero_um).astype(np.float64) * 1e-6,
-            state=self.state,
-            read_host_s=self.read_s,
-            queue_depth=self.stream.depth,
-            faults=(*past_faults, *self.faults),
-            position_trusted=self.position_trusted,
-        )
+    @property
+    def depth(self) -> int:
+        """Jogs sent and not carried out."""
+        return self.stream.depth
 
     def push(self, counts_um: Micrometres, period_s: float, now_s: float) -> bytes:
         """Add approved motion; nothing is sent once a fault is latched."""
@@ -142,6 +92,7 @@ class Session:
 
     def receive(self, data: bytes, now_s: float) -> bytes:
         """Take bytes from the board; return what is to be sent in turn."""
+        self.heard_s = now_s if data else self.heard_s
         out = b"".join(self._handle(event, now_s) for event in self._decoder.feed(data))
         return self._out(out, now_s)
 
@@ -163,17 +114,11 @@ class Session:
         self._cancelled_s = now_s
         return FEED_HOLD + JOG_CANCEL if self.state == "run" else JOG_CANCEL
 
-    def latch(self, fault: str) -> None:
-        """Note a fault for good."""
-        name = fault.split(":")[0]
-        if len(self.faults) < FAULTS_KEPT and not any(known.startswith(f"{name}:") for known in self.faults):
-            self.faults.append(fault)
-
     def _out(self, data: bytes, now_s: float) -> bytes:
         if STATUS in data:
             self._asked_s = now_s
             self._waiting_s = now_s if self._waiting_s is None else self._waiting_s
-        return data.replace(STATUS, self._status)
+        return data.replace(STATUS, self.board.status)
 
     def _fault(self, text: str) -> bytes:
         """Latch; the cancel goes out with the next tick."""
@@ -187,7 +132,7 @@ class Session:
                 return b"" if self.stream.on_ok(now_s) else self._hear_noise("an ok that no line waits for", now_s)
             case Error():
                 wrong = self.stream.on_error(event, now_s)
-                return self._amiss(f"refused: {wrong}", now_s) if wrong else b""
+                return self._fault(f"refused: {wrong}") if wrong else b""
             case Report():
                 return self._hear_report(event, now_s)
             case Alarm():
@@ -196,22 +141,14 @@ class Session:
             case Banner():
                 self.position_trusted = False
                 return self._fault("reset: the board started anew in mid-run; its position is not to be trusted")
-            case Garbage():
+            case Garbage(text):
+                if "|" in text:  # what is left of a report: no use to wait for it
+                    self._asked_s = None
                 return self._hear_noise(f"{event.text[:40]!r} is no line of the protocol", now_s)
             case _:
                 return b""
 
-    def _amiss(self, text: str, now_s: float) -> bytes:
-        """Latch what is amiss; on the way to dark, brake and go on from where the counters say that the board is."""
-        if not self._forgiving:
-            return self._fault(text)
-        if self.stream.cancelling_s is not None:
-            return b""
-        return self.stream.cancel(now_s, self._asked_s is not None, discard=False)
-
     def _hear_noise(self, what: str, now_s: float) -> bytes:
-        if self._forgiving:
-            return b""
         self._noise.append(now_s)
         while self._noise[0] < now_s - NOISE_WINDOW_S:
             self._noise.popleft()
@@ -232,8 +169,6 @@ class Session:
             self.position_trusted = False
             return self._fault("alarm: the board has locked itself")
         braking = self.stream.cancelling_s is not None and report.state == "hold"
-        if report.state == "hold" and self._forgiving:
-            return RESUME
         if report.state not in ("idle", "jog", "run") and not braking:
             return self._fault(
                 f"{'hold' if report.state == 'hold' else 'state'}: the board is in {report.state}, nobody asked for it"
@@ -245,11 +180,8 @@ class Session:
                 return STATUS
             if (np.abs(position_um - before) > self._odd_reach_um).any():
                 return STATUS + self._hear_noise("positions that do not follow from one another", now_s)
-            if not self._forgiving:
-                self.position_trusted = False
-                return self._fault(f"jump: {wrong}")
-            if self.stream.cancelling_s is None:
-                return self._amiss(f"jump: {wrong}", now_s)
+            self.position_trusted = False
+            return self._fault(f"jump: {wrong}")
         self._odd_um, self.read_s = None, now_s
         out = self.stream.on_report(report, position_um, now_s)
         self._tidy(report)
@@ -257,16 +189,6 @@ class Session:
         if self.stream.depth == 0 or progress[1] != self._moved[1] or (position_um != self._moved[0]).any():
             self._moved_s, self._moved = now_s, progress
         return out
-
-    def _counters(self, report: Report) -> Micrometres | None:
-        """(8,) machine position, also where the board reports the work position and, now and then, its offset."""
-        if report.offset_um is not None and len(report.offset_um) >= self._axes:
-            self._offset_um = report.offset_um[self._order]
-        if report.machine_um is not None:
-            return report.machine_um[self._order] if len(report.machine_um) >= self._axes else None
-        if report.work_um is None or len(report.work_um) < self._axes:
-            return None
-        return report.work_um[self._order] + self._offset_um
 
     def _astray(self, report: Report, position_um: Micrometres, now_s: float) -> str | None:
         """What is wrong with a position: outside all that was asked for lately, or at rest in the wrong place."""
@@ -303,31 +225,28 @@ class Session:
 
     def _check_overdue(self, now_s: float) -> bytes:
         """Latch what has been waited for too long."""
-        stream, answer_s = self.stream, ANSWER_BAD_LINE_S if self._forgiving else ANSWER_S
+        stream = self.stream
         if self.faults:
             return b""
         oldest_s, refused_s, cancelling_s = stream.oldest_unanswered_s, stream.refused_since_s, stream.cancelling_s
         silent_s = 0.0 if self._waiting_s is None else now_s - self._waiting_s
-        if silent_s > (SILENT_BAD_LINE_S if self._forgiving else ANSWER_S):
-            return self._fault(f"silence: no status report for {silent_s:.2f} s, at most {ANSWER_S} s")
+        if silent_s > SILENT_S:
+            return self._fault(f"silence: no status report for {silent_s:.2f} s, at most {SILENT_S} s")
         if cancelling_s is not None:
-            took_s, most_s = now_s - cancelling_s, self._brake_s + (SILENT_BAD_LINE_S if self._forgiving else 0.0)
-            if took_s > most_s:
-                return self._fault(f"brake: still moving {took_s:.2f} s after the jog cancel, at most {most_s:.2f} s")
+            if (took_s := now_s - cancelling_s) > self._brake_s:
+                return self._fault(
+                    f"brake: still moving {took_s:.2f} s after the jog cancel, at most {self._brake_s:.2f} s"
+                )
             return b""
-        if oldest_s is not None and now_s - oldest_s > answer_s:
-            return self._amiss(
-                f"silence: a jog is unanswered for {now_s - oldest_s:.2f} s, at most {ANSWER_S} s", now_s
-            )
+        if oldest_s is not None and now_s - oldest_s > ANSWER_S:
+            return self._fault(f"silence: a jog is unanswered for {now_s - oldest_s:.2f} s, at most {ANSWER_S} s")
         if refused_s is not None and now_s - refused_s > ANSWER_S:
-            text = f"refused: the board refuses jogs for {now_s - refused_s:.2f} s, at most {ANSWER_S} s"
-            return self._amiss(text, now_s)
-        if self._forgiving and stream.slow_s(now_s) > ANSWER_S:
-            return self._amiss("lag: a jog crawls", now_s)
+            return self._fault(f"refused: the board refuses jogs for {now_s - refused_s:.2f} s, at most {ANSWER_S} s")
         if stream.depth and self.read_s - self._moved_s > ANSWER_S:
             stood_s = self.read_s - self._moved_s
-            text = f"stall: {stream.depth} jogs on the board, no motion for {stood_s:.2f} s, at most {ANSWER_S} s"
-            return self._amiss(text, now_s)
-        if stream.pending_s > LAG_S and not self._forgiving:
+            return self._fault(
+                f"stall: {stream.depth} jogs on the board, no motion for {stood_s:.2f} s, at most {ANSWER_S} s"
+            )
+        if stream.pending_s > LAG_S:
             return self._fault(f"lag: the board takes approved motion {stream.pending_s:.2f} s late, at most {LAG_S} s")
         return b""

@@ -21,8 +21,10 @@ from melter.hw.driver import MotorStatus, Promises
 from melter.hw.firmware import Firmware
 from melter.hw.grbl_driver import RECOVER_S, promises_of, zero_after
 from melter.hw.handshake import Board, Talk
+from melter.hw.link import FAULTS_KEPT, Link
+from melter.hw.rough import RoughSession, take_over
 from melter.hw.serial_port import SerialPort
-from melter.hw.session import FAULTS_KEPT, Session
+from melter.hw.session import Session
 from melter.machine import WINCH_COUNT, Machine
 from melter.observation import PatchEstimate
 from melter.safety.gate import ApprovedCommand
@@ -252,7 +254,7 @@ class VirtualDriver:
     """The grblHAL driver's protocol core on the twin's wire; a MotorDriver. Connected by ``with``."""
 
     def __init__(self, twin: VirtualTwin) -> None:
-        self._twin, self._session, self._ticked_s = twin, cast("Session | None", None), 0.0
+        self._twin, self._session, self._ticked_s = twin, cast("Link | None", None), 0.0
         self._past_faults: tuple[str, ...] = ()
         self._board: Board | None = None
         self._zero_um: NDArray[np.int64] = np.zeros(WINCH_COUNT, dtype=np.int64)
@@ -266,18 +268,17 @@ class VirtualDriver:
 
     def connect(self) -> None:
         """Talk to the board. Raises PortError."""
-        self._begin(forgiving=False)
+        board = self._talk(wake_s=None)
+        machine = self._twin.options.machine
+        self._session = Session(machine, board.facts(machine), board.winch_positions_um(machine), self._twin.now())
 
-    def _begin(self, *, forgiving: bool) -> None:
+    def _talk(self, wake_s: float | None) -> Board:
         self._session = None
-        end, machine = cast("SerialPort", _HostEnd(self._twin)), self._twin.options.machine
-        talk = Talk(end, self._twin.now, wake_s=0.5 if forgiving else None)
-        board = talk.begin(known=self._board)
-        if forgiving and board.alarm is not None:
+        talk = Talk(cast("SerialPort", _HostEnd(self._twin)), self._twin.now, wake_s=wake_s)
+        self._board = talk.begin(known=self._board)
+        if wake_s is not None and self._board.alarm is not None:
             talk.unlock()
-        self._board = board
-        position_um = board.winch_positions_um(machine)
-        self._session = Session(machine, board.facts(machine), position_um, self._twin.now(), forgiving=forgiving)
+        return self._board
 
     def pump(self) -> None:
         """Move bytes both ways; called by the twin as time passes."""
@@ -293,7 +294,7 @@ class VirtualDriver:
             session.state = "unknown"
         self._twin.port.to_board += out
 
-    def _live(self) -> Session:
+    def _live(self) -> Link:
         if self._session is None:
             raise LinkFault("hangup: port virtual: not connected")
         return self._session
@@ -321,21 +322,26 @@ class VirtualDriver:
 
     def recover(self) -> None:
         """Bring the link back for the way to dark; raises LinkFault."""
-        before, twin = self.poll(), self._twin
+        before, twin, machine = self.poll(), self._twin, self._twin.options.machine
+        self._past_faults = tuple(dict.fromkeys(before.faults))[:FAULTS_KEPT]
+        if isinstance(self._session, Session) and twin.port.open:
+            self._session = take_over(self._session, machine, twin.now())
+            if self._session is not None:
+                return
         self._giving_up_s = deadline_s = self._giving_up_s or twin.now() + RECOVER_S
         while True:
             try:
-                self._begin(forgiving=True)
+                board = self._talk(wake_s=0.5)
                 break
             except (PortError, LinkFault) as error:
                 if twin.now() > deadline_s:
                     raise LinkFault(f"port virtual: not back within {RECOVER_S:g} s: {error}") from None
                 twin.sleep_until(twin.now() + 0.1)
         self._giving_up_s = None
-        session = self._live()
-        self._zero_um, follows = zero_after(before, session.position_um, self._zero_um, twin.options.machine)
-        session.position_trusted = before.position_trusted and follows
-        self._past_faults = tuple(dict.fromkeys(before.faults))[:FAULTS_KEPT]
+        position_um = board.winch_positions_um(machine)
+        self._session = RoughSession(machine, board.facts(machine), position_um, twin.now(), plan_um=position_um)
+        self._zero_um, follows = zero_after(before, position_um, self._zero_um, machine)
+        self._session.position_trusted = before.position_trusted and follows
 
     def close(self) -> None:
         """Stop."""
