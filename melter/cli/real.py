@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import signal
 import sys
 import time
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from melter.loop.session import Result
     from melter.machine import Machine
     from melter.safety.bundle import LoadedPolicy
+
+PRIORITY = -10
+"""Niceness to ask for: a tick that waits for another program's turn is a late one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +124,8 @@ def _run(options: Real, machine: Machine, path: SandPath, policy: LoadedPolicy, 
     from melter.vision.tracker import PatchTracker
     from melter.vision.watch import PatchWatcher
 
+    with contextlib.suppress(OSError):  # before other work on this computer, where the system allows it
+        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
     calibration = None if options.calibration is None else load_calibration(options.calibration)
     learner = learner_for(machine, no_learn=options.no_learn, learned=options.learned)
     wire = _Wire()

@@ -43,6 +43,8 @@ FIRST_REPORT_S = 1.0
 """Longest wait for new counters before and after arming."""
 LATE_SHARE = 0.3
 """The schedule moves back when a command comes later than this share of a period, or the next would be early."""
+OVERSLEPT_PERIODS = 2
+"""Where the computer stood still for longer, counters from before that are too old, and new ones are waited for."""
 STRAY_M = 0.040
 """Counted cable lengths this far from the reference for the target: the policy has lost its way."""
 
@@ -405,12 +407,13 @@ class Session:
         self._clock.sleep_until(self._next_s)
         now_s, period_s = self._clock.now(), self.machine.control.period_s
         self.timing.begin(self._next_s, now_s)
-        if now_s - self._next_s > 0.5 * period_s:
+        overslept_s = now_s - self._next_s
+        if overslept_s > 0.5 * period_s:
             self.result.late += 1
             self._next_s = now_s
         self._heed()
         self._reference = self._sun.reference(now_s - self._sun_since_s)
-        reading = self.robot.measure()
+        reading = self._newer_than(now_s) if overslept_s > OVERSLEPT_PERIODS * period_s else self.robot.measure()
         seen_s = None if reading.patch is None else reading.patch.captured_host_s
         self.timing.frame(seen_s)
         self._extra: dict[str, Any] = {}

@@ -253,8 +253,10 @@ class Gate:
         if (early := pace.early(now_host_s)) is not None:
             self.interventions["early"] += 1
             raise CommandRefused(early)
-        if not dark and self._moving and (late := pace.late(now_host_s)) is not None:
-            raise self._refuse(late)
+        if not dark and self._moving and pace.late(now_host_s) is not None:
+            share = float(np.abs(self._previous).max()) / self.limits.speed_max_um
+            if (late := pace.late(now_host_s, share)) is not None:
+                raise self._refuse(late)
 
     def _measured(self, lengths_m: ArrayLike, now_host_s: float, measured_host_s: float, reckoning: Reckoning) -> Array:
         """Return lengths that are finite, in range, fresh, in order and where the commands led."""

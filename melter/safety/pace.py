@@ -6,6 +6,8 @@ import math
 
 EARLY_PERIODS = 0.5
 """How much of a period a single command may come early; on average none may."""
+LATE_SLOWLY_PERIODS = 10
+"""What moves slowly may be left alone for longer, until it has gone the same way, but no longer than this."""
 LATEST_HOST_S = 1e10
 """A clock beyond this (three centuries) no longer tells one control period from the next."""
 
@@ -44,14 +46,18 @@ class Pace:
             return None
         return f"too early: next command at {self._due_s:.3f} s, now {now_host_s:.3f} s (host clock)"
 
-    def late(self, now_host_s: float) -> str | None:
-        """Return how late ``now_host_s`` is for something that moves; or None."""
-        gap_s = now_host_s - self.last_s
-        return (
-            None
-            if gap_s <= self._longest_s
-            else f"late: {gap_s:.3f} s since the last one, at most {self._longest_s:.3f} s while moving"
-        )
+    def late(self, now_host_s: float, speed_share: float = 1.0) -> str | None:
+        """Return how late ``now_host_s`` is for something that moves; or None.
+
+        ``speed_share``: of the machine's highest speed, that the fastest winch was given last. The cable that the margins keep for
+        winches at full speed during two late periods lasts longer at less.
+        """
+        gap_s, longest_s = now_host_s - self.last_s, self._longest_s
+        if gap_s > longest_s:
+            longest_s = max(longest_s, min(longest_s / max(speed_share, 1e-9), LATE_SLOWLY_PERIODS * self._period_s))
+        if gap_s <= longest_s:
+            return None
+        return f"late: {gap_s:.3f} s since the last one, at most {longest_s:.3f} s at this speed"
 
     def sent(self, now_host_s: float) -> None:
         """Book a command."""

@@ -78,3 +78,38 @@ def test_without_a_fault_the_shadow_is_quiet(tmp_path: Path) -> None:
     shares = [line["gap_share"] for line in read_recording(tmp_path / "recording.jsonl") if "gap_share" in line]
     assert len(shares) > 300
     assert max(shares) < 1
+
+
+class Stumbling:
+    """A clock on which the whole computer, driver included, stands still for a while at given moments."""
+
+    def __init__(self, twin: VirtualTwin, moments_s: list[float], stands_s: float) -> None:
+        self.twin, self.moments_s, self.stands_s = twin, [twin.now() + at_s for at_s in moments_s], stands_s
+
+    def now(self) -> float:
+        return self.twin.now()
+
+    def sleep_until(self, at_s: float) -> None:
+        self.twin.sleep_until(at_s)
+        if self.moments_s and self.now() > self.moments_s[0]:
+            self.moments_s.pop(0)
+            driver, pump = self.twin.driver, self.twin.driver.pump
+            driver.pump = lambda: None  # type: ignore[method-assign]
+            self.twin.sleep_until(self.now() + self.stands_s)
+            driver.pump = pump  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(("stands_s", "goes_on"), [(0.3, True), (0.6, False)])
+def test_a_computer_that_stands_still_for_a_moment(stands_s: float, goes_on: bool, tmp_path: Path) -> None:
+    """At a melting feed three tenths of a second are borne, and told; longer ones end in the dark."""
+    twin = VirtualTwin(VirtualOptions(machine=MACHINE, seed=3, pictures=False))
+    gate, path = Gate(MACHINE), SandPath(np.array([(-0.1, 0.0), (0.1, 0.0)]), 0.002)
+    with twin.driver as driver, Recorder(tmp_path / "recording.jsonl", twin.now) as recorder:
+        robot = RealRobot(MACHINE, driver, twin, gate.park_lengths_m, SUN_RAD, twin.now)
+        clock = Stumbling(twin, [32.0, 34.0], stands_s)
+        session = Session(MACHINE, robot, gate, Servo(MACHINE).act, path, recorder, sun_rad=SUN_RAD, clock=clock)
+        result = session.run(10.0)
+    assert (result.faults == []) is goes_on
+    assert result.finished is goes_on
+    assert result.dark
+    assert result.late >= 1

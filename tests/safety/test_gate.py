@@ -289,16 +289,20 @@ def test_rates_hold_per_second_however_often_it_is_called(factor: int) -> None:
         assert changes[first : first + 10].sum() <= MACHINE.limits.acceleration_max_m_s2 * (window + PERIOD) + 1e-9
 
 
-@pytest.mark.parametrize(("gap", "good"), [(3.0, True), (3.01, False)])
-def test_late_while_moving(gap: float, good: bool) -> None:
+@pytest.mark.parametrize("ticks", [1, 2, 4])
+@pytest.mark.parametrize(("excess_s", "good"), [(-1e-6, True), (1e-4, False)])
+def test_late_while_moving(ticks: int, excess_s: float, good: bool) -> None:
+    """A gap may last until the fastest winch has gone as far as it would at full speed in three periods, or ten periods."""
     run = Run()
-    run.approve(np.full(8, 0.01))
-    run.now += (gap - 1) * PERIOD
+    for _ in range(ticks):
+        command = run.approve(0.12 * ALONG, mode="transit")
+    gone_m = MACHINE.limits.speed_max_m_s * 3 * PERIOD
+    run.now += min(10 * PERIOD, gone_m / np.abs(command.speeds_m_s).max()) - PERIOD + excess_s
     if good:
-        run.approve(np.full(8, 0.01))
+        run.approve(0.12 * ALONG, mode="transit")
     else:
         with pytest.raises(CommandRefused, match="late"):
-            run.approve(np.full(8, 0.01))
+            run.approve(0.12 * ALONG, mode="transit")
         assert run.gate.state is State.FAULTED
         run.dark()
 

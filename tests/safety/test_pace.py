@@ -69,6 +69,21 @@ def test_late(gap: float, good: bool) -> None:
         assert f"{gap:.3f} s since the last one, at most 0.150 s" in str(pace.late(10.0 + gap))
 
 
+@pytest.mark.parametrize(
+    ("share", "gap", "good"),
+    [
+        (0.5, 0.3, True),
+        (0.5, 0.3001, False),
+        (0.9, 0.17, False),
+        (0.1, 0.5, True),
+        (0.01, 0.5001, False),
+        (0.0, 0.5001, False),
+    ],
+)
+def test_what_moves_slowly_may_be_late_for_as_long_as_the_way_is_the_same(share: float, gap: float, good: bool) -> None:
+    assert (started().late(10.0 + gap, share) is None) is good
+
+
 def test_late_counts_from_the_last_command() -> None:
     pace = started()
     pace.sent(11.0)
