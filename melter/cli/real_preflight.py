@@ -67,7 +67,11 @@ def require_sky(machine: Machine, path: SandPath, sky: Sky, minutes: float | Non
 def told(machine: Machine, sky: Sky) -> str:
     """Return what the person who arms has to know of sun and beam."""
     zenith, azimuth = (math.degrees(value) for value in sky.sun_rad)
-    moves = "held still (give --place to follow it)" if sky.latitude_rad is None else "followed as the sky turns"
+    moves = (
+        "taken to move as anywhere on earth until the light tells (give --place)"
+        if sky.latitude_rad is None
+        else "followed as the sky turns"
+    )
     corners = " ".join(f"({x:.2f}, {y:.2f})" for x, y in machine.bed.keep_in_polygon_world_m.tolist())
     return f"sun at zenith {zenith:.1f} deg, azimuth {azimuth:.1f} deg, {moves}; the beam stays inside {corners} m"
 

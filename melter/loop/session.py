@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from melter.errors import CommandRefused, Fault
 from melter.geometry.paths import SandPath
+from melter.loop.pole import ANYWHERE_WORLD, PoleFinder
 from melter.loop.recorder import Recorder
 from melter.loop.shadow import Shadow
 from melter.loop.sight import Sight
@@ -45,6 +46,8 @@ LATE_SHARE = 0.3
 """The schedule moves back when a command comes later than this share of a period, or the next would be early."""
 OVERSLEPT_PERIODS = 2
 """Where the computer stood still for longer, counters from before that are too old, and new ones are waited for."""
+SUN_TOLD_S = 5.0
+"""The gate is told this often where the sun is."""
 STRAY_M = 0.040
 """Counted cable lengths this far from the reference for the target: the policy has lost its way."""
 
@@ -155,7 +158,10 @@ class Session:
         hands: Hands | None = None,
         learner: Learner | None = None,
     ) -> None:
-        """``latitude_rad``: where the sun moves with the sky; None holds it still. ``on_tick`` must not wait for anything."""
+        """``latitude_rad``: of the machine, for the sun's motion; None: taken for anywhere, and found out with a learner.
+
+        ``on_tick`` must not wait for anything.
+        """
         self.machine, self.robot, self.gate, self.path, self.recorder = machine, robot, gate, path, recorder
         self._act, self._clock, self.on_tick = act, clock or HostClock(), on_tick
         self._shadow, self._hands, self._learner = shadow, hands, learner
@@ -163,6 +169,11 @@ class Session:
         self._builder = ObservationBuilder(machine)
         self._sun, self._sun_since_s = Sun(self._builder, sun_rad, latitude_rad), self._clock.now()
         self._reference = self._sun.reference(0.0)
+        self.pole: PoleFinder | None = None
+        """Who finds out how the sun moves, where nobody has told."""
+        if latitude_rad is None:
+            self._sun.pole_world = ANYWHERE_WORLD
+            self.pole = None if learner is None else PoleFinder(machine, self._reference.sun_world)
         self._commands = np.zeros((COMMANDS_KEPT, WINCH_COUNT))
         self._memory = Memory.empty()
         self._commanded_m = gate.park_lengths_m.copy()
@@ -170,6 +181,7 @@ class Session:
         self.learning_from: int | None = None
         """Place in the result's errors where what was learnt was first used."""
         self.sight = Sight()
+        self._sun_told_s = -np.inf
         self._apart_m: Array | None = None
         self._asked: Word | None = None
         self._path_from_s = 0.0
@@ -327,6 +339,7 @@ class Session:
             captured_s = -np.inf if reading.patch is None else reading.patch.captured_host_s
             self._learner.learn(self._memory, reading.measurement, captured_s)
             self._note_learning(self._learner.share)
+        self._follow_sun(now_s, reading)
         self.timing.mark("observe", self._clock.now())
         action = self._act(observation[None])[0].astype(float)
         self.timing.mark("act", self._clock.now())
@@ -340,6 +353,14 @@ class Session:
         if self._shadow is not None:
             self._extra |= self._shadow.see(self._memory.spots_m[0], reading.measurement)
         return action * self.machine.limits.speed_normal_m_s
+
+    def _follow_sun(self, now_s: float, reading: Reading) -> None:
+        """Let what the camera sees tell how the sun moves."""
+        if self.pole is None or not reading.measurement.patch_seen or np.isnan(self._memory.spots_m[0]).any():
+            return
+        t_s = now_s - self._sun_since_s - float(reading.measurement.patch_age_s)
+        self.pole.see(t_s, self._memory.spots_m[0], self._memory.offset_m[:, 0], self._reference.sun_world)
+        self._sun.pole_world = self.pole.pole_world
 
     def _note_learning(self, share: float) -> None:
         if share > 0 and self.learning_from is None:
@@ -413,6 +434,9 @@ class Session:
             self._next_s = now_s
         self._heed()
         self._reference = self._sun.reference(now_s - self._sun_since_s)
+        if now_s - self._sun_told_s > SUN_TOLD_S:
+            self._sun_told_s = now_s
+            self.gate.follow_sun(self._reference.sun_world, now_s)
         reading = self._newer_than(now_s) if overslept_s > OVERSLEPT_PERIODS * period_s else self.robot.measure()
         seen_s = None if reading.patch is None else reading.patch.captured_host_s
         self.timing.frame(seen_s)

@@ -18,37 +18,40 @@ KNOT_S = 120.0
 
 
 class Sun:
-    """The sun from where it stands at first: moving with the sky over a latitude, or held still without one."""
+    """The sun from where it stands at first, moving with the sky about its pole, or held still without one."""
 
     def __init__(
         self, builder: ObservationBuilder, sun_rad: tuple[float, float], latitude_rad: float | None = None
     ) -> None:
         """``sun_rad``: zenith and azimuth at 0 s."""
-        self._builder, self._latitude_rad = builder, latitude_rad
+        self._builder = builder
+        self.pole_world: Array | None = (
+            None if latitude_rad is None else np.array([0.0, np.cos(latitude_rad), np.sin(latitude_rad)])
+        )
+        """(3,) celestial pole; its length is how many times as fast as the sky the sun goes about it."""
         self._first = builder.reference(np.array(sun_rad[0]), np.array(sun_rad[1]))
         self._sun_rad = (float(sun_rad[0]), float(sun_rad[1]))
         self._knots: dict[int, Array] = {0: self._first.slack_coefficients}
 
     def direction_world(self, t_s: float) -> Array:
         """Return the (3,) unit vector to the sun ``t_s`` after the start; the day's own motion of the sun is left out."""
-        if self._latitude_rad is None:
+        length = 0.0 if self.pole_world is None else float(np.linalg.norm(self.pole_world))
+        if self.pole_world is None or length < 1e-6:
             return self._first.sun_world
-        angle = -SKY_RAD_S * t_s
-        pole = np.array([0.0, np.cos(self._latitude_rad), np.sin(self._latitude_rad)])
-        sun = self._first.sun_world
+        pole, angle, sun = self.pole_world / length, -SKY_RAD_S * length * t_s, self._first.sun_world
         turned = sun * np.cos(angle) + np.cross(pole, sun) * np.sin(angle)
         return turned + pole * float(pole @ sun) * (1 - np.cos(angle))
 
     def angles_rad(self, t_s: float) -> tuple[float, float]:
         """Return zenith and azimuth ``t_s`` after the start, azimuth clockwise from north in [0, 2 pi)."""
-        if self._latitude_rad is None:
+        if self.pole_world is None:
             return self._sun_rad
         x, y, z = self.direction_world(t_s).tolist()
         return float(np.arccos(np.clip(z, -1.0, 1.0))), float(np.arctan2(x, y) % (2 * np.pi))
 
     def reference(self, t_s: float) -> Reference:
         """Return attitude and elongations for the sun ``t_s`` after the start."""
-        if self._latitude_rad is None:
+        if self.pole_world is None:
             return self._first
         sun = self.direction_world(t_s)
         rotation = rotation_facing(sun)

@@ -167,6 +167,11 @@ class Beam:
             )
         self._sun, self._looked_s = sun, -math.inf
 
+    @property
+    def sun_world(self) -> Array:
+        """(3,) unit vector to the sun."""
+        return self._sun
+
     def forget(self) -> None:
         """Start anew: at arming."""
         self.light, self._pose, self._looked_s = None, None, -math.inf

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from melter.errors import BadInput, CommandRefused
+from melter.geometry.sun import SKY_RAD_S
 from melter.machine import WINCH_COUNT, Machine
 from melter.safety.beam import Beam, KeepIn, Light
 from melter.safety.interlock import Event, State, next_state
@@ -47,6 +48,8 @@ STANDSTILL_M_S = 0.001
 """Slower than this is at rest."""
 _FASTEST_FACTOR = 4.0
 """No driver that makes up for delays faster than this is trusted."""
+SUN_FASTER, SUN_OFF_RAD = 1.33, math.radians(0.25)
+"""How much faster than the sky, and how far off, the sun may be said to go after arming."""
 PARKED_M = 0.002
 """Cable lengths within this of park are parked."""
 
@@ -95,6 +98,7 @@ class Gate:
         self._far_um = self.limits.length_min_um + reach_um, self.limits.length_max_um - reach_um
         self._keep_in = KeepIn(machine, speed_factor)
         self._beam = Beam(machine, self._keep_in)
+        self._armed_s, self._armed_sun = -math.inf, self._beam.sun_world
         self._previous = np.zeros(WINCH_COUNT, dtype=np.int64)
         self._moving = False
         self._reckoning: Reckoning | None = None
@@ -169,7 +173,22 @@ class Gate:
         self._previous, self._moving, self._pose = np.zeros(WINCH_COUNT, dtype=np.int64), False, None
         self._reckoning = Reckoning(self.machine, lengths)
         self._pace.start(now_host_s)
-        self._measured_s = self._pace.last_s
+        self._measured_s = self._armed_s = self._pace.last_s
+        self._armed_sun = self._beam.sun_world
+
+    def follow_sun(self, sun_world: ArrayLike, now_host_s: float) -> None:
+        """Take (3,) as the direction to the sun from now on. Raises CommandRefused, and latches it, for one that cannot have got there.
+
+        Since the gate was armed the sun has gone no faster than the sky turns; what is asked for may be a third faster, and a
+        quarter of a degree off.
+        """
+        sun, passed_s = np.asarray(sun_world, dtype=float), max(now_host_s - self._armed_s, 0.0)
+        most_rad = SUN_FASTER * SKY_RAD_S * passed_s + SUN_OFF_RAD
+        if sun.shape != (3,) or not float(np.linalg.norm(sun - self._armed_sun)) <= most_rad:
+            raise self._refuse(
+                f"sun_world = {sun.round(4).tolist()}: more than {math.degrees(most_rad):.2f} deg from where it was at arming"
+            )
+        self._beam.point_at(sun)
 
     def approve(
         self,

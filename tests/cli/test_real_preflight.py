@@ -77,7 +77,7 @@ def test_a_sun_that_sinks_too_low_during_the_run(corner8: Machine) -> None:
 def test_what_the_person_is_told(corner8: Machine) -> None:
     words = told(corner8, Sky((0.5, 3.0), None))
     assert "zenith 28.6 deg" in words
-    assert "held still" in words
+    assert "until the light tells" in words
     assert "(0.45, 0.45)" in words
     assert "followed" in told(corner8, Sky((0.5, 3.0), 0.8))
 

@@ -514,3 +514,33 @@ def test_the_bed_is_drawn_in_by_what_a_driver_makes_up_for() -> None:
     assert 1.25 * plain.margin_m < catching_up.margin_m < 1.25**2 * plain.margin_m
     fastest = KeepIn(MACHINE, 4.0).margin_m
     assert fastest == pytest.approx(KeepIn(MACHINE, 2.4).margin_m)  # never above the highest speed
+
+
+def tilted(sun: np.ndarray, angle_rad: float) -> np.ndarray:
+    """The sun an angle further west."""
+    moved = sun + np.array([-angle_rad, 0.0, 0.0])
+    return moved / np.linalg.norm(moved)
+
+
+@pytest.mark.parametrize(
+    ("passed_s", "off_deg", "good"), [(0.05, 0.24, True), (0.05, 0.26, False), (600, 3.5, True), (600, 3.6, False)]
+)
+def test_the_sun_goes_no_faster_than_the_sky(passed_s: float, off_deg: float, good: bool) -> None:
+    """A third faster, and a quarter of a degree, is borne: 3.57 degrees in ten minutes."""
+    overhead = np.array([0.0, 0.0, 1.0])
+    run = Run(sun=overhead)
+    run.now += passed_s
+    if good:
+        run.gate.follow_sun(tilted(overhead, np.radians(off_deg)), run.now)
+        assert run.gate.state is not State.FAULTED
+    else:
+        with pytest.raises(CommandRefused, match="deg from where it was at arming"):
+            run.gate.follow_sun(tilted(overhead, np.radians(off_deg)), run.now)
+        assert run.gate.state is State.FAULTED
+
+
+@pytest.mark.parametrize("sun", [[0.0, 0.0], [np.nan, 0.0, 1.0], [0.0, 0.0, 2.0], [0.0, 0.0, -1.0]])
+def test_what_is_no_sun_is_refused(sun: list[float]) -> None:
+    run = Run()
+    with pytest.raises(CommandRefused, match="sun_world"):
+        run.gate.follow_sun(sun, run.now)
