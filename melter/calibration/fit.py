@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melter.calibration.forward import Forward, Motion
-from melter.calibration.noise import noise_of, slow, whitened
+from melter.calibration.look import Look, size_m
+from melter.calibration.noise import Noise
 from melter.calibration.parameters import Parameters
 from melter.calibration.track import Track
 
@@ -24,8 +25,6 @@ Array = NDArray[np.float64]
 ROUNDS = 4
 WHOLE_ROUND = 2
 """Round in which the slopes of STRAIGHT are worked out; before, these quantities stay as drawn."""
-WANDER_LEAST_M = 1e-4
-"""What the simulation itself is off by, for seconds on end."""
 SHARES_DONE = (0.2, 0.38, 0.82, 0.98)
 """Of the time, after each round."""
 STEP = 0.3
@@ -34,15 +33,8 @@ DELAYS_S = tuple(0.01 * i for i in range(31))
 """From counters to picture, tried at first."""
 SHARES = (1.0, 0.5, 0.2)
 """Of a Gauss-Newton step that are tried; the best is taken."""
-OUTLIER = 6.0
-"""Frames further off than this many robust standard deviations are left out."""
 SETTLED = 0.05
 """Largest change of a round, prior standard deviations, after which nothing more is tried."""
-SIZE_FROM_M, SIZE_WANDER = 0.020, 0.03
-"""Patches larger than this (root of the summed variances) tell their size; it is off by this share for seconds on end."""
-SLOW_FRAMES = 20
-"""Frames that are summed up before they are compared, about a second. How a lens swings between two of them depends on so much
-that slopes mean little there: fits to every frame took stiffness for far better known than it was."""
 LIGHT_ONLY = (
     *("focal_length_m", "facet_error_mrad", "circumsolar_ratio", "bed_height_m", "sun_error_deg", "sun_rate"),
     *("seen_delay_s", "view_offset_m", "view_scale"),
@@ -51,16 +43,6 @@ LIGHT_ONLY = (
 STRAIGHT = ("pulley_m", "attachment_m", "drum_spread", "zero_tension_n", "centre_of_mass_m")
 """Quantities whose effect is nearly proportional: their slopes are worked out once."""
 Say = Callable[[float, str], None]
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Standard deviations of what the camera adds."""
-
-    white_m: float
-    wander_m: float
-    size_white: float
-    size_wander: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +60,8 @@ class Posterior:
     """(p, 8) their slopes."""
     tension_n: Array
     """(2, 8) lowest and highest tension of each cable along the runs."""
-    noise: Noise
+    noise: tuple[Noise, ...]
+    """Of the spot's x and y (m), and of the logarithm of the patch's size, on the first run."""
     residual_m: float
     """RMS distance of what was seen from what the machine says, per axis, after the fit."""
     before_m: float
@@ -87,21 +70,11 @@ class Posterior:
     left_out: int
 
 
-@dataclass(eq=False)
-class _Look:
-    """One track's data, and where the fit stands on it."""
-
-    track: Track
-    good: NDArray[np.bool_]
-    sized: NDArray[np.bool_]
-    noise: Noise = Noise(5e-4, 2e-4, 0.05, SIZE_WANDER)
-
-
 def fit(
     forward: Forward, parameters: Parameters, tracks: Sequence[Track], say: Say = lambda _share, _what: None
 ) -> Posterior:
     """Return what is known of the machine after ``tracks``; ``say`` is told the share done, and what comes next."""
-    looks = [_Look(t, np.ones(len(t.frame_s), bool), _size_m(t.moments_m2) > SIZE_FROM_M) for t in tracks]
+    looks = [Look(track) for track in tracks]
     u = parameters.bounded(_first_guess(forward, parameters, looks))
     slopes = [_Slopes(forward, parameters, look.track) for look in looks]
     before_m, covariance = 0.0, np.eye(parameters.size)
@@ -109,7 +82,7 @@ def fit(
     for number in range(ROUNDS):
         for slope, look in zip(slopes, looks, strict=True):
             slope.update(u, whole=number == WHOLE_ROUND)
-            _judge(look, slope, u, last=number >= WHOLE_ROUND)
+            look.judge(slope.spot_m, slope.log_size, slope.centre, slope.size, u, last=number >= WHOLE_ROUND)
         before_m = before_m or _rms_m(looks, slopes)
         rows, left = _normal(looks, slopes)
         covariance = np.asarray(np.linalg.inv(rows.T @ rows + np.eye(parameters.size)), dtype=np.float64)
@@ -125,7 +98,7 @@ def fit(
 def _posterior(
     forward: Forward,
     parameters: Parameters,
-    looks: list[_Look],
+    looks: list[Look],
     u: Array,
     covariance: Array,
     zeros_slope: Array,
@@ -171,7 +144,7 @@ class _Slopes:
         values = self._parameters.values(np.concatenate([u[None], u + STEP * np.eye(len(u))[moved]]))
         motion = self._forward.motion(values, self._track)
         seen = self._forward.seen(motion, values, self._track)
-        self.spot_m, self.log_size = seen.centre_world_m[0], np.log(_size_m(seen.moments_m2[0]))
+        self.spot_m, self.log_size = seen.centre_world_m[0], np.log(size_m(seen.moments_m2[0]))
         self._take(moved, seen.centre_world_m[1:], seen.moments_m2[1:])
         self.zeros[moved] = (motion.zeros_m[1:] - motion.zeros_m[0]) / STEP
         values = self._parameters.values(u + STEP * np.eye(len(u))[self._light])
@@ -180,10 +153,10 @@ class _Slopes:
 
     def _take(self, which: NDArray[np.intp], centre: Array, moments: Array) -> None:
         self.centre[which] = (centre - self.spot_m) / STEP
-        self.size[which] = (np.log(_size_m(moments)) - self.log_size) / STEP
+        self.size[which] = (np.log(size_m(moments)) - self.log_size) / STEP
 
 
-def _first_guess(forward: Forward, parameters: Parameters, looks: list[_Look]) -> Array:
+def _first_guess(forward: Forward, parameters: Parameters, looks: list[Look]) -> Array:
     """(p,) the prior's middle with the delay that goes best with the first track: nothing else bends the misfit as much."""
     at, track = parameters.slice_of("seen_delay_s").start, looks[0].track
     tried = np.zeros((len(DELAYS_S), parameters.size))
@@ -193,85 +166,30 @@ def _first_guess(forward: Forward, parameters: Parameters, looks: list[_Look]) -
     return tried[int(np.argmin(np.var(track.centre_world_m - seen.centre_world_m, axis=1).sum(axis=1)))]
 
 
-def _size_m(moments: Array) -> Array:
-    """(...) root of the summed variances; 0 where not measured."""
-    return np.sqrt(np.nan_to_num(moments[..., 0] + moments[..., 2]))
-
-
-def _judge(look: _Look, slope: _Slopes, u: Array, *, last: bool) -> None:
-    """Take the noise from what a linear fit around ``u`` leaves, and leave out what lies far off; ``last``: with all care."""
-    track = look.track
-    spot, size = _left(look, slope)
-    rows, left = _rows(look, slope, spot, size)
-    step = np.linalg.solve(rows.T @ rows + np.eye(rows.shape[1]), rows.T @ left - u)
-    rest = spot - np.einsum("p,pki->ki", step, slope.centre)
-    white, wander = noise_of(rest[look.good], track.frame_s[look.good], track.share[look.good])
-    far = np.abs(rest).max(axis=1) / np.hypot(white * track.share, wander)
-    look.good = far < OUTLIER
-    times, share = track.frame_s[look.good], track.share[look.good]
-    if last:
-        slopes = np.moveaxis(slope.centre[:, look.good], 0, -1)
-        white, wander = noise_of(spot[look.good] + slopes @ u, times, share, slopes)
-    else:
-        white, wander = noise_of(rest[look.good], times, share)
-    size_white = size_wander = SIZE_WANDER
-    if (sized := look.sized & look.good).sum() > 20:
-        size_rest = (size - step @ slope.size)[sized, None]
-        size_white, size_wander = noise_of(size_rest, track.frame_s[sized], np.ones(int(sized.sum())))
-    least = WANDER_LEAST_M
-    look.noise = Noise(white, max(wander, least), max(size_white, 0.005), max(size_wander, SIZE_WANDER))
-
-
-def _left(look: _Look, slope: _Slopes) -> tuple[Array, Array]:
-    """(k, 2) spots and (k,) logarithms of sizes as seen, less what the simulation says."""
-    with np.errstate(divide="ignore"):
-        size = np.log(_size_m(look.track.moments_m2)) - slope.log_size
-    return look.track.centre_world_m - slope.spot_m, size
-
-
-def _rows(look: _Look, slope: _Slopes, spot: Array, size: Array) -> tuple[Array, Array]:
-    """Whitened slopes (r, p) and misfits (r,) of one track."""
-    track, noise, good = look.track, look.noise, look.good
-    sized = look.sized & good
-    parts: list[Array] = []
-    for axis in range(2):
-        columns = np.concatenate([slope.centre[:, good, axis].T, spot[good, axis, None]], axis=1)
-        parts.append(whitened(columns, track.frame_s[good], noise.white_m * track.share[good], noise.wander_m))
-    columns = np.concatenate([slope.size[:, sized].T, size[sized, None]], axis=1)
-    white = np.full(len(columns), noise.size_white)
-    parts.append(whitened(columns, track.frame_s[sized], white, noise.size_wander))
-    rows = np.concatenate([slow(part, SLOW_FRAMES) for part in parts])
+def _normal(looks: list[Look], slopes: list[_Slopes]) -> tuple[Array, Array]:
+    """Whitened slopes (r, p) and misfits (r,) of all tracks."""
+    parts = [
+        look.rows(slope.spot_m, slope.log_size, slope.centre, slope.size)
+        for look, slope in zip(looks, slopes, strict=True)
+    ]
+    rows = np.concatenate(parts)
     return rows[:, :-1], rows[:, -1]
 
 
-def _normal(looks: list[_Look], slopes: list[_Slopes]) -> tuple[Array, Array]:
-    """Whitened slopes and misfits of all tracks."""
-    parts: list[tuple[Array, Array]] = []
-    for look, slope in zip(looks, slopes, strict=True):
-        parts.append(_rows(look, slope, *_left(look, slope)))
-    return np.concatenate([rows for rows, _ in parts]), np.concatenate([left for _, left in parts])
-
-
-def _rms_m(looks: list[_Look], slopes: list[_Slopes]) -> float:
+def _rms_m(looks: list[Look], slopes: list[_Slopes]) -> float:
     rest = [(look.track.centre_world_m - s.spot_m)[look.good] for look, s in zip(looks, slopes, strict=True)]
     return float(np.sqrt(np.mean(np.concatenate(rest) ** 2)))
 
 
-def _misfit(forward: Forward, parameters: Parameters, look: _Look, u: Array, motion: Motion) -> tuple[Array, float]:
+def _misfit(forward: Forward, parameters: Parameters, look: Look, u: Array, motion: Motion) -> tuple[Array, float]:
     """Spot misfit (k, 2) and whitened squared misfit of one machine ``u`` (p,) on one track."""
-    track, noise, good = look.track, look.noise, look.good
-    seen = forward.seen(motion, parameters.values(u), track)
-    spot = track.centre_world_m - seen.centre_world_m[0]
-    with np.errstate(divide="ignore"):
-        size = np.log(_size_m(track.moments_m2)) - np.log(_size_m(seen.moments_m2[0]))
-    sized, times = look.sized & good, track.frame_s
-    spots = whitened(spot[good], times[good], noise.white_m * track.share[good], noise.wander_m)
-    white = np.full(int(sized.sum()), noise.size_white)
-    sizes = whitened(size[sized], times[sized], white, noise.size_wander)
-    return spot, float(np.sum(slow(spots, SLOW_FRAMES) ** 2) + np.sum(slow(sizes, SLOW_FRAMES) ** 2))
+    seen = forward.seen(motion, parameters.values(u), look.track)
+    centre, size = seen.centre_world_m[0], np.log(size_m(seen.moments_m2[0]))
+    rows = look.rows(centre, size, np.zeros((0, *centre.shape)), np.zeros((0, len(size))))
+    return look.track.centre_world_m - centre, float(np.sum(rows**2))
 
 
-def _best_share(forward: Forward, parameters: Parameters, looks: list[_Look], u: Array, step: Array) -> float:
+def _best_share(forward: Forward, parameters: Parameters, looks: list[Look], u: Array, step: Array) -> float:
     """Share of a step after which the whole misfit is smallest, of SHARES."""
     tried = [parameters.bounded(u + share * step) for share in SHARES]
     cost = np.array([float(v @ v) for v in tried])

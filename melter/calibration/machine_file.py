@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from melter.calibration.fit import Posterior
 from melter.calibration.report import INTERVAL, Finding
-from melter.env.params import QUANTITIES
+from melter.env.params import QUANTITIES, Quantity
 from melter.errors import BadInput, MachineFileError
 from melter.machine import Machine, machine_from_table
 
@@ -36,6 +36,10 @@ PLACES: dict[str, tuple[str, str]] = {
     "seen_delay_s": ("control", "camera_delay_s"),
 }
 """Where quantities of one number stand in a machine file."""
+PLACED = ("pulley_m", "attachment_m", "centre_of_mass_m")
+"""Those of several numbers that stand there too."""
+LINK_KNOWN_S = 0.010
+"""How far the delay from command to counters is off at most."""
 DIGITS = 6
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -75,28 +79,43 @@ def calibrated_table(machine: Machine, posterior: Posterior, link_s: float) -> t
     return table, remarks
 
 
-def narrowed_table(posterior: Posterior) -> str:
-    """Return a randomisation table (TOML) drawn in to what is known now, for training: quantities of one number.
+def narrowed_table(posterior: Posterior, link_s: float) -> str:
+    """Return a randomisation table (TOML) for training with the calibrated machine file: the whole table, drawn in to what is known now.
 
-    An even range with the posterior's mean and standard deviation, inside the original one.
+    Even ranges with the posterior's mean and standard deviation, inside the original ones; what the fit does not tell, and what differs from
+    winch to winch without a place in a machine file, stays as wide as it was. ``link_s``: command to counters.
     """
-    parameters, lines = posterior.parameters, ["# What is not known of this machine after its calibration."]
-    deviation = np.sqrt(np.diag(posterior.covariance))
-    table = {quantity.name: quantity for quantity in QUANTITIES}
-    for quantity in parameters.quantities:
-        if quantity.size != 1 or quantity.name not in table:
-            continue
-        at = parameters.slice_of(quantity.name).start
-        half = np.sqrt(3) * min(float(deviation[at]), 1.0)
-        middle = float(np.clip(posterior.u[at], -np.sqrt(3) + half, np.sqrt(3) - half))
-        low, high = (parameters.mean[at] + parameters.spread[at] * (middle + side * half) for side in (-1, 1))
-        if quantity.kind == "log":
-            low, high = np.exp(low), np.exp(high)
-        low = max(float(low), 0.0) if quantity.low >= 0 else float(low)
+    lines = ["# What is not known of this machine after its calibration; to be used with the calibrated machine file."]
+    for quantity in QUANTITIES:
+        kind, low, high = _narrowed(quantity, posterior, link_s)
+        size = f", size = {quantity.size}" if quantity.size > 1 else ""
         lines.append(
-            f'{quantity.name} = {{ unit = "{quantity.unit}", kind = "absolute", low = {low:.6g}, high = {max(low, float(high)):.6g} }}'
+            f'{quantity.name} = {{ unit = "{quantity.unit}", kind = "{kind}", low = {low:.6g}, high = {max(low, high):.6g}{size} }}'
         )
     return "\n".join(lines) + "\n"
+
+
+def _narrowed(quantity: Quantity, posterior: Posterior, link_s: float) -> tuple[str, float, float]:
+    """Kind, low and high of one quantity of the table."""
+    parameters = posterior.parameters
+    deviation = np.sqrt(np.diag(posterior.covariance))
+    if quantity.name == "action_delay_s":
+        return "absolute", max(link_s - LINK_KNOWN_S, 0.0), link_s + LINK_KNOWN_S
+    fitted = "seen_delay_s" if quantity.name == "camera_delay_s" else quantity.name
+    if fitted not in {known.name for known in parameters.quantities}:
+        return quantity.kind, quantity.low, quantity.high
+    at = parameters.slice_of(fitted)
+    if quantity.size > 1:  # around what the machine file has now, the same range for all
+        if quantity.name not in PLACED:
+            return quantity.kind, quantity.low, quantity.high
+        half = float(np.sqrt(3 * np.mean((parameters.spread[at] * deviation[at]) ** 2)))
+        return "offset", max(-half, quantity.low), min(half, quantity.high)
+    half = np.sqrt(3) * min(float(deviation[at][0]), 1.0)
+    middle = float(np.clip(posterior.u[at][0], -np.sqrt(3) + half, np.sqrt(3) - half))
+    low, high = (float((parameters.mean[at] + parameters.spread[at] * (middle + side * half))[0]) for side in (-1, 1))
+    if quantity.kind == "log":
+        low, high = float(np.exp(low)), float(np.exp(high))
+    return "absolute", max(low, 0.0) if quantity.low >= 0 else low, high
 
 
 def to_toml(table: Mapping[str, Any], remarks: Mapping[str, str], heading: str) -> str:

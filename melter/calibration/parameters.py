@@ -33,7 +33,7 @@ OWN = (
     Quantity("wind_turn_n_m", "N m", "absolute", -5.0, 5.0, 2),
     Quantity("view_offset_m", "m", "absolute", -0.0010, 0.0010, 2),
     Quantity("sun_rate", "1/s", "absolute", -1e-4, 1e-4, 2),
-    Quantity("view_scale", "1", "absolute", -0.001, 0.001, 4),
+    Quantity("view_scale", "1", "absolute", -0.004, 0.004, 4),
 )
 """What the table does not have: the time from a counted motion to the picture of it; the mean wind on the lens, along its
 axis, and its moments about lens x and y; how the unit vector to the sun changes along world x and y; and what the

@@ -17,8 +17,8 @@ Values = dict[str, Array]
 
 INTERVAL = 1.645
 """Half a 90 % interval, in standard deviations."""
-DELAY, READING_AGE_S = "delay, counters to picture", 0.003
-"""How old a reading of the counters is when it arrives is known no better: added to what the fit says of the delay."""
+DELAY, READING_AGE_S = "delay, counters to picture", 0.0015
+"""A reading of the counters is 1 to 6 ms old when it arrives; this standard deviation is added to what the fit says of the delay."""
 HELD_N = 150.0
 """Tension at which pulley friction is told: the middle of the band; loss and constant part can hardly be told apart."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import threading
 import time
@@ -175,6 +176,8 @@ def excite(where: Where, machine: Machine, sky: Sky, out: str | None, minutes: f
         session.on_tick = _Progress(session, excitation.duration_s, known)
         for ending in (signal.SIGTERM, signal.SIGHUP):  # a kill or a closed terminal lowers the lens, as Ctrl-C does
             signal.signal(ending, _interrupt)
+        gc.collect()
+        gc.freeze()  # what is there by now stays: no pass over all of it in the middle of a tick
         try:
             with _Watch(driver, CounterLog(recorder)):
                 result = session.run()

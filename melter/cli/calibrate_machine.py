@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from melter.machine import Machine
 
 SHOWN = ("cable stiffness", "drum radius", "delay, counters to picture", "pulley friction at 150 N", "cable zero")
+NOISY = ("x_m", "y_m", "log_size")
 MEASURABLE = {"mass-kg": "moving_mass_kg", "focal-length-m": "focal_length_m", "bed-height-m": "bed_height_m"}
 
 
@@ -197,14 +198,14 @@ def _report(
         "residual_before": posterior.before_m,
         "confidence": confidence(found, winches),
         "action_delay_s": link_s,
-        "noise": plain(posterior.noise.__dict__),
+        "noise": {name: plain(noise.__dict__) for name, noise in zip(NOISY, posterior.noise, strict=True)},
         "frames": posterior.frames,
         "left_out": posterior.left_out,
         "sources": [str(s) for s in sources],
         "machine_sha256": machine.sha256,
         "tension_n": posterior.tension_n,
     }
-    for path, text in ((out, to_toml(table, remarks, heading)), (randomisation, narrowed_table(posterior))):
+    for path, text in ((out, to_toml(table, remarks, heading)), (randomisation, narrowed_table(posterior, link_s))):
         with replacing(path) as beside:
             beside.write_text(text, encoding="utf-8")
     write_json(report, plain(result))

@@ -28,6 +28,8 @@ HIGHLIGHT = 0.6
 FASTEST_EXPOSURE = 2e-5
 ADAPT_S = 0.3
 """Time the automatic exposure takes to follow."""
+MAKING_SHARE = 0.1
+"""Weight of the newest picture in the mean of what pictures take to be made."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Film:
         self._new = threading.Condition()
         self._jpeg, self._number = b"", 0
         self._exposure = 1.0
+        self._making_s = 0.0
+        """What a picture takes to be made: part of the delay, not more of it."""
         self._running = True
         self.mode = "on"
         """on, frozen, dark or gone: the camera's faults."""
@@ -101,11 +105,12 @@ class Film:
         while self._running:
             due_s = max(due_s + self._period_s, time.monotonic() - self._period_s)
             time.sleep(max(0.0, due_s - time.monotonic()))
-            webcam = self._webcam
-            taken = self._taken(time.monotonic() - webcam.delay_s - webcam.jitter_s * self._rng.random())
+            webcam, begun_s = self._webcam, time.monotonic()
+            taken = self._taken(begun_s + self._making_s - webcam.delay_s - webcam.jitter_s * self._rng.random())
             if taken is None or self.mode in ("frozen", "gone") or self._rng.random() < webcam.loss:
                 continue
             jpeg = encode_jpeg(self.picture(taken))
+            self._making_s += MAKING_SHARE * (time.monotonic() - begun_s - self._making_s)
             with self._new:
                 self._jpeg, self._number = jpeg, self._number + 1
                 self._new.notify_all()

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from melter.calibration.fit import Noise, Posterior
+from melter.calibration.fit import Posterior
+from melter.calibration.noise import Noise
 from melter.calibration.parameters import Parameters
 from melter.cli import calibrate_machine
 from melter.cli.main import main
@@ -49,7 +50,7 @@ def found(_config: object, _machine: object, parameters: Parameters, _tracks: ob
     size = parameters.size
     return Posterior(
         parameters, np.zeros(size), 0.01 * np.eye(size), np.zeros(8), np.zeros((size, 8)), np.zeros((2, 8)),
-        Noise(1e-4, 1e-4, 0.03, 0.03), 3e-4, 3e-3, 590, 10,
+        (Noise(1e-4, 1e-4, 2e-4),) * 3, 3e-4, 3e-3, 590, 10,
     )  # fmt: skip
 
 
