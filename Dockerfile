@@ -46,7 +46,7 @@ USER melter
 ARG TESTS=""
 RUN ruff check . && python -m pytest -n 2 $TESTS
 
-# Training takes nothing from the network.
+# Training takes nothing from the network: once --target melter is built, docker build --network=none trains as well.
 FROM melter AS trained
 ARG ALGO_NAME ARGS ENV_ID
 COPY --from=asked /asked /tmp/asked

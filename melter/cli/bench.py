@@ -34,9 +34,16 @@ class Bench(Common):
     """Time for each row, in seconds (0.05 to 600), in five rounds."""
     threads: str | None = None
     """Native threads; with "cluster": workers. Several, such as 1,2,4, give a curve, with "env" fitted to tell what 16, 60 and 192 cores
-    would give. Default: all the cores this process may use."""
+    would give. Default: all the cores this process may use; with "cluster": those that are free now."""
     plot: str | None = None
-    """With "env" and several --threads: image file that the curve is drawn into (png, svg or pdf)."""
+    """With "env" and several --threads, or "cluster" and --convergence: image file that the curve is drawn into (png, svg or pdf)."""
+    convergence: bool = False
+    """With "cluster": train for --minutes in one process on one core, then on workers, then with RLlib where the environment variable
+    MELTER_RLLIB_PYTHON names a Python that has it, and tell the error over time."""
+    minutes: float = 3.0
+    """With --convergence: training time of each (min, 0.1 to 600)."""
+    preset: str = "default"
+    """With --convergence: settings of melter's PPO; "scratch" learns from the reward alone, as RLlib does."""
     fuzz: float = 0.0
     """With "gate": run this many fuzzed ticks first (0 to 1e10), checked by code of its own."""
     to_mm: float = 0.3
@@ -62,8 +69,11 @@ def run(argv: list[str]) -> int:
     require_in("--to-mm", options.to_mm, 0.001, 1000, " mm")
     require_in("--to-minutes", options.to_minutes, 0, 600, " min")
     counts = thread_counts(options.threads, _cores())
-    if options.plot is not None and (options.what != "env" or len(counts) < 2):
-        raise BadInput(f"--plot {options.plot}: goes with bench env and several --threads only")
+    require_in("--minutes", options.minutes, 0.1, 600, " min")
+    if options.convergence and options.what != "cluster":
+        raise BadInput("--convergence: goes with bench cluster only")
+    if options.plot is not None and not options.convergence and (options.what != "env" or len(counts) < 2):
+        raise BadInput(f"--plot {options.plot}: goes with bench env and several --threads, or with --convergence, only")
     require_in("--seed", options.seed, 0, 2**31 - 1)
     if options.what == "cluster" or len(counts) > 1:
         return _curve(options, counts)
@@ -101,6 +111,8 @@ def _curve(options: Bench, counts: list[int]) -> int:
     measured = {"env": bench_cores.over_threads, "cluster": bench_cores.over_workers}
     if options.what not in measured:
         raise BadInput(f"--threads {options.threads}: bench {options.what} takes one number")
+    if options.convergence:
+        measured["cluster"] = bench_cores.over_time
     result, text = measured[options.what](options, counts, ROUNDS)
     emit(result, options.json, text)
     return 0

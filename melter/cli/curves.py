@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from melter.cluster.convergence import Curve
     from melter.cluster.follow import Standing
     from melter.cluster.scaling import Scaling
 
@@ -42,6 +43,21 @@ def scaling_figure(cores: list[int], rates: list[float], physics: list[float], l
     axes.loglog(cores, physics, "x", label="MuJoCo alone")
     axes.set_xlabel("threads")
     axes.set_ylabel("control steps/s")
+    axes.legend()
+    return figure
+
+
+def convergence_figure(found: Sequence[Curve]) -> Any:
+    """Return a figure of errors over time."""
+    figure = empty_figure(7.0, 4.5)
+    axes = figure.subplots()
+    for curve in found:
+        axes.semilogy(
+            *zip(*curve.points, strict=True), "o-", label=f"{curve.name} ({curve.steps / 1e6:.2f} million steps)"
+        )
+    axes.set_xlabel("time (s)")
+    axes.set_ylabel("RMS error outdoors (mm)")
+    axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()
     return figure
 

@@ -93,6 +93,6 @@ def simulations(joined: tuple[Cluster, int] | None) -> Any:
     """Return what makes simulations on the cluster, or None for simulations in this process."""
     if joined is None:
         return None
-    from melter.cluster.simulations import simulations_on
+    from melter.cluster.streamed import simulations_on
 
     return simulations_on(*joined, say)

@@ -55,7 +55,7 @@ class SimTrain(Common):
     --steps, --minutes, --envs, --seed and --out go with it."""
     ray: str | None = None
     """--ray alone: spread the simulations over this machine's cores with Ray, or over RAY_ADDRESS's; --ray HOST:PORT or auto: over
-    that cluster (ppo only)."""
+    that cluster. Off-policy algorithms learn while workers play (docs/cluster.md)."""
     workers: int | None = None
     """With --ray: workers, one core each. Default: all cores of the cluster but one."""
 
@@ -77,8 +77,6 @@ def run(argv: list[str]) -> int:
     else:
         request, store = _asked(options)
         folder = None
-    if options.ray is not None and request.settings.algo != "ppo":
-        raise BadInput(f"--algo {request.settings.algo}: does not go with --ray, which trains ppo")
     with ray_cluster(options.ray, options.workers, options.nice) as joined:
         return _train(options, request, folder, store, joined)
 

@@ -70,5 +70,3 @@ def _check(train: tuple[str, ...]) -> None:
             raise BadInput(f"slurm: {word}: is settled by the script; see melter slurm --help")
     options = parse(SimTrain, list(train), "slurm: sim-train")
     algo_config(options.algo, options.preset, options.set)
-    if options.algo != "ppo":
-        raise BadInput(f"--algo {options.algo}: does not go with a cluster, which trains ppo")

@@ -81,7 +81,7 @@ def _request(machine: Machine, envs: int, seed: int) -> TrainRequest:
 def _alone(machine: Machine, envs: int, seed: int) -> Contender:
     player = Player(_request(machine, envs, seed), Share(0, 0, envs))
     player.begin()
-    weights, number = _weights(player._model), 0  # pyright: ignore[reportPrivateUsage]
+    weights, number = player._model.shared(), 0  # pyright: ignore[reportPrivateUsage]
 
     def burst() -> int:
         nonlocal number
@@ -95,7 +95,7 @@ def _spread(bench: ClusterBench, cluster: Cluster, machine: Machine, count: int,
     request = _request(machine, envs * count, seed)
     crew = Crew(cluster, request, shares(envs * count, count), _say_nothing, cores_each=0)
     crew.begun()
-    weights = _weights(make_learner(request.settings, _small_env(machine), seed, 1, lambda: 0.9))
+    weights = make_learner(request.settings, _small_env(machine), seed, 1, lambda: 0.9).shared()
     name, number = f"Ray, {count} workers of {envs}", 0
     bench.crews.append((name, crew))
 
@@ -198,10 +198,6 @@ class Deaf:
 
     def take_in(self, figures: Figures) -> None:
         """Nothing to do."""
-
-
-def _weights(model: Any) -> Any:
-    return np.array(model.networks.actor_adam.parameters.value)
 
 
 def _small_env(machine: Machine) -> Any:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 import melter
-from melter.cluster.player import Fragment, Player, Share, Weights, about
+from melter.cluster.explorer import player_for
+from melter.cluster.player import Fragment, Share, Weights, about
 from melter.cluster.ray_link import Cluster
 from melter.errors import BadInput, Fault
 from melter.policy.request import TrainRequest
@@ -48,24 +49,24 @@ class Crew:
         Raises BadInput where one cannot start or runs other versions.
         """
         self._cluster, self._request, self._tell = cluster, request, tell
-        self._ray, self._lost = cluster.ray, 0
-        self._kind = self._ray.remote(Player)
+        self.ray, self._lost = cluster.ray, 0
+        self._kind = self.ray.remote(player_for(request.settings))
         self._cores_each, self.size = cores_each, len(spread)
         self.bytes, self.played_s, self.waited_s = 0, 0.0, 0.0
         self.workers: list[Worker] = []
         try:
             actors = [(share, self._hire(share)) for share in spread]
             asked = [actor.about.remote() for _, actor in actors]
-            ready, late = self._ray.wait(asked, num_returns=len(asked), timeout=START_S)
+            ready, late = self.ray.wait(asked, num_returns=len(asked), timeout=START_S)
             if late:
                 raise BadInput(
                     f"--ray {cluster.address}: {len(ready)} of {len(asked)} workers started in {START_S:g} s; "
                     f"the cluster has {cluster.cores} cores; --workers must be at most as many as are free"
                 )
             for told in asked:
-                self._check(self._ray.get(told))
+                self._check(self.ray.get(told))
             self.workers = [Worker(share, actor, actor.begin.remote()) for share, actor in actors]
-        except self._ray.exceptions.RayError as error:
+        except self.ray.exceptions.RayError as error:
             self.close()
             raise BadInput(f"--ray {cluster.address}: a worker could not start: {reason_of(error)}") from None
         except BaseException:
@@ -90,9 +91,9 @@ class Crew:
                 if worker.beginning is None:
                     worker.beginning = worker.actor.begin.remote()
                 try:
-                    out.append(self._ray.get(worker.beginning, timeout=max(until - time.monotonic(), 1.0)))
-                except self._ray.exceptions.RayError as error:
-                    self._replace(number, error)
+                    out.append(self.ray.get(worker.beginning, timeout=max(until - time.monotonic(), 1.0)))
+                except self.ray.exceptions.RayError as error:
+                    self.replace(number, error)
                     continue
                 worker.beginning = None
                 break
@@ -103,31 +104,30 @@ class Crew:
 
         Raises Fault where none is left and none can be had.
         """
-        shared, begun = self._ray.put(weights), time.perf_counter()
+        shared, begun = self.ray.put(weights), time.perf_counter()
         while True:
-            asked = {worker.actor.play.remote(shared): number for number, worker in self._playing()}
+            asked = {worker.actor.play.remote(shared): number for number, worker in self.playing()}
             got = self._collect(asked)
             if got:
-                self._lost = 0
                 self.waited_s += time.perf_counter() - begun
-                self.played_s += sum(fragment.seconds for fragment in got.values())
-                self.bytes += sum(_bytes(fragment) for fragment in got.values())
+                for fragment in got.values():
+                    self.count(fragment)
                 return got
-            self._wait_for_one()
+            self.wait_for_one()
 
-    def _playing(self) -> list[tuple[int, Worker]]:
-        """Workers that have begun."""
+    def playing(self) -> list[tuple[int, Worker]]:
+        """Return workers that have begun, with their numbers."""
         for number, worker in enumerate(self.workers):
             if worker.beginning is None:
                 continue
-            ready, _ = self._ray.wait([worker.beginning], timeout=0)
+            ready, _ = self.ray.wait([worker.beginning], timeout=0)
             if ready:
                 try:
-                    self._ray.get(ready[0])
+                    self.ray.get(ready[0])
                     worker.beginning = None
                     self._tell(f"worker {number}: replaced, plays again")
-                except self._ray.exceptions.RayError as error:
-                    self._replace(number, error)
+                except self.ray.exceptions.RayError as error:
+                    self.replace(number, error)
         return [(number, worker) for number, worker in enumerate(self.workers) if worker.beginning is None]
 
     def _collect(self, asked: dict[Any, int]) -> dict[int, Fragment]:
@@ -135,21 +135,34 @@ class Crew:
         got: dict[int, Fragment] = {}
         left, until = list(asked), time.monotonic() + FRAGMENT_S
         while left:
-            ready, left = self._ray.wait(left, num_returns=1, timeout=max(until - time.monotonic(), 0.0))
+            ready, left = self.ray.wait(left, num_returns=1, timeout=max(until - time.monotonic(), 0.0))
             if not ready:
                 for reference in left:
-                    self._replace(asked[reference], TimeoutError(f"no fragment in {FRAGMENT_S:g} s"))
+                    self.replace(asked[reference], TimeoutError(f"no fragment in {FRAGMENT_S:g} s"))
                 break
             number = asked[ready[0]]
-            try:
-                got[number] = self._ray.get(ready[0])
-            except self._ray.exceptions.RayTaskError as error:
-                raise Fault(f"worker {number}: {reason_of(error)}") from None
-            except self._ray.exceptions.RayError as error:
-                self._replace(number, error)
+            fragment = self.fragment(ready[0], number)
+            if fragment is not None:
+                got[number] = fragment
         return dict(sorted(got.items()))
 
-    def _replace(self, number: int, error: BaseException) -> None:
+    def fragment(self, reference: Any, number: int) -> Fragment | None:
+        """Return what worker ``number`` played; None where it was lost, and is replaced. Raises Fault where playing failed."""
+        try:
+            return self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:
+            raise Fault(f"worker {number}: {reason_of(error)}") from None
+        except self.ray.exceptions.RayError as error:
+            self.replace(number, error)
+            return None
+
+    def count(self, fragment: Fragment) -> None:
+        """Count what came back."""
+        self._lost = 0
+        self.played_s += fragment.seconds
+        self.bytes += bytes_of(fragment)
+
+    def replace(self, number: int, error: BaseException) -> None:
         """Start another in a lost worker's place; it joins when it has begun."""
         self._lost += 1
         if self._lost > MOST_LOST:
@@ -161,34 +174,40 @@ class Crew:
         actor = self._hire(share)
         self.workers[number] = Worker(share, actor, actor.begin.remote())
 
-    def _wait_for_one(self) -> None:
+    def wait_for_one(self) -> None:
+        """Wait until one of those that are beginning has begun; raise Fault where none does."""
         waiting = [worker.beginning for worker in self.workers if worker.beginning is not None]
-        ready, _ = self._ray.wait(waiting, num_returns=1, timeout=START_S)
+        ready, _ = self.ray.wait(waiting, num_returns=1, timeout=START_S)
         if not ready:
             raise Fault(f"all workers are lost and none of {len(waiting)} new ones started in {START_S:g} s")
 
-    def state(self) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
-        """Return the state of each worker's simulations."""
-        self.begun_all()
-        return self._ray.get([worker.actor.state.remote() for worker in self.workers])
+    def state(self) -> list[tuple[Any, ...]]:
+        """Return the state of each worker's simulations (:meth:`Player.state`), replacing those that are lost meanwhile."""
+        while True:
+            self._begun_all()
+            asked = [worker.actor.state.remote() for worker in self.workers]
+            told: list[tuple[Any, ...]] = []
+            for number, reference in enumerate(asked):
+                try:
+                    told.append(self.ray.get(reference))
+                except self.ray.exceptions.RayError as error:
+                    self.replace(number, error)
+            if len(told) == len(asked):
+                return told
 
-    def begun_all(self) -> None:
+    def _begun_all(self) -> None:
         """Wait until every worker has begun."""
-        if any(worker.beginning is not None for worker in self.workers):
-            self._take_the_late()
-
-    def _take_the_late(self) -> None:
         while any(worker.beginning is not None for worker in self.workers):
-            self._wait_for_one()
-            self._playing()
+            self.wait_for_one()
+            self.playing()
 
     def restore(self, parts: list[tuple[Any, ...]]) -> None:
         """Bring each worker's simulations to a state: arguments of :meth:`Player.restore`."""
-        self._ray.get([worker.actor.restore.remote(*part) for worker, part in zip(self.workers, parts, strict=True)])
+        self.ray.get([worker.actor.restore.remote(*part) for worker, part in zip(self.workers, parts, strict=True)])
 
     def pids(self) -> list[int]:
         """Return the process ids of all workers."""
-        return [told["pid"] for told in self._ray.get([worker.actor.about.remote() for worker in self.workers])]
+        return [told["pid"] for told in self.ray.get([worker.actor.about.remote() for worker in self.workers])]
 
     def close(self) -> None:
         """Dismiss all workers."""
@@ -198,8 +217,8 @@ class Crew:
 
     def _dismiss(self, actor: Any) -> None:
         try:
-            self._ray.kill(actor, no_restart=True)
-        except (ValueError, self._ray.exceptions.RayError):
+            self.ray.kill(actor, no_restart=True)
+        except (ValueError, self.ray.exceptions.RayError):
             return
 
 
@@ -213,7 +232,8 @@ def unlike(told: dict[str, Any]) -> str | None:
     return None
 
 
-def _bytes(fragment: Fragment) -> int:
+def bytes_of(fragment: Fragment) -> int:
+    """Return the size of the arrays in a fragment."""
     arrays = (*fragment.played.__dict__.values(), fragment.observation, fragment.starts)
     return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
 

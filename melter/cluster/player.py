@@ -19,16 +19,19 @@ from numpy.typing import NDArray
 import melter
 import melter.env
 from melter.env.sb3 import SandMelterVecEnv
-from melter.policy.config import PpoConfig
+from melter.policy.config import OffPolicy, PpoConfig, TrpoConfig
 from melter.policy.elsewhere import one_thread
 from melter.policy.keeper import Figures
 from melter.policy.learners import make_learner
 from melter.policy.onpolicy import Rollout
+from melter.policy.replay import Steps
 from melter.policy.request import TrainRequest
 from melter.policy.servo import Servo
 from melter.policy.stagger import stagger
 
 Array = NDArray[Any]
+LEAST_BUFFER = 1000
+"""Transitions in the replay buffer of a worker, which nothing is kept in."""
 MUST_AGREE = ("melter", "mujoco", "numpy", "gymnasium", "stable-baselines3", "torch")
 
 
@@ -42,13 +45,15 @@ class Share:
     count: int
     generation: int = 0
     """How often this worker has been replaced."""
+    of: int = 1
+    """Workers in all."""
 
 
 @dataclass(frozen=True)
 class Fragment:
     """What one worker played."""
 
-    played: Rollout
+    played: Rollout | Steps
     observation: Array
     """(count, observation) after the last step."""
     starts: Array
@@ -64,8 +69,8 @@ class Fragment:
 class Weights:
     """What workers need to play like the learner."""
 
-    actor: Array
-    """All parameters of the actor, in one vector."""
+    actor: dict[str, Array]
+    """What ``shared()`` of the learner gave."""
     used: float
     """Share of the budget that is used up."""
     lessons: int
@@ -80,7 +85,7 @@ def shares(total: int, workers: int, per_worker_least: int = 1) -> list[Share]:
     """Return how ``total`` simulations are spread over at most ``workers``, as evenly as can be."""
     workers = max(1, min(workers, total // per_worker_least))
     ends = [total * number // workers for number in range(workers + 1)]
-    return [Share(number, ends[number], ends[number + 1] - ends[number]) for number in range(workers)]
+    return [Share(number, ends[number], ends[number + 1] - ends[number], of=workers) for number in range(workers)]
 
 
 @cache
@@ -127,22 +132,19 @@ class Player:
     def _small(self) -> dict[str, Any]:
         """Settings that only a learner of all simulations could have."""
         settings = self._request.settings
-        if not isinstance(settings, PpoConfig):
-            return {}
-        return {"batch_size": min(settings.batch_size, self._share.count * settings.n_steps)}
+        if isinstance(settings, PpoConfig | TrpoConfig):
+            return {"batch_size": min(settings.batch_size, self._share.count * settings.n_steps)}
+        return {"buffer_size": LEAST_BUFFER, "priority": 0.0} if isinstance(settings, OffPolicy) else {}
 
     def play(self, weights: Weights) -> Fragment:
-        """Play with the learner's weights; the exploration depends on seed, worker and steps trained, nothing else."""
-        begun, model, share = time.perf_counter(), self._model, self._share
-        model.networks.actor_adam.parameters.value[...] = weights.actor
-        model.lesson_rows = [None] * weights.lessons
+        """Play with the learner's weights."""
+        begun, model = time.perf_counter(), self._model
+        model.act_like(weights.actor)
         self._used = weights.used
-        model.rng = np.random.default_rng([self._request.seed, share.number, share.generation, weights.steps])
         model.ep_info_buffer.clear()
         self._watch.figures = Figures()
-        model.collect_rollouts(self._env, self._watch, None, weights.periods)
         return Fragment(
-            model.played,
+            self._play(model, weights),
             np.asarray(model._last_obs),
             np.asarray(model._last_episode_starts),
             self._watch.figures,
@@ -150,9 +152,22 @@ class Player:
             time.perf_counter() - begun,
         )
 
-    def state(self) -> tuple[dict[str, Array], Array]:
-        """Return copies of the simulations' state, and return and length of their running episodes."""
-        return self._env.env.state(), self._env.running()
+    def _play(self, model: Any, weights: Weights) -> Rollout | Steps:
+        """Play; the exploration depends on seed, worker and steps trained, nothing else."""
+        model.lesson_rows = [None] * weights.lessons
+        model.rng = self._rng(weights.steps)
+        model.collect_rollouts(self._env, self._watch, None, weights.periods)
+        return model.played
+
+    def _rng(self, *numbers: int) -> np.random.Generator:
+        share = self._share
+        return np.random.default_rng([self._request.seed, share.number, share.generation, *numbers])
+
+    def state(self) -> tuple[dict[str, Array], Array, Array, Array]:
+        """Return copies of the simulations' state, of return and length of their running episodes, observations and starts."""
+        model = self._model
+        now = np.array(model._last_obs), np.array(model._last_episode_starts)
+        return self._env.env.state(), self._env.running(), *now
 
     def restore(self, state: dict[str, Array], running: Array, observation: Array, starts: Array) -> None:
         """Go on from :meth:`state`."""

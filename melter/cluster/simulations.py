@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +14,12 @@ from melter.cluster.crew import Crew
 from melter.cluster.player import Weights, shares
 from melter.cluster.ray_link import Cluster
 from melter.env.gym_env import spaces_of
-from melter.errors import BadInput, Fault
+from melter.errors import Fault
 from melter.policy.elsewhere import SimulationsElsewhere
 from melter.policy.onpolicy import Rollout
 from melter.policy.request import TrainRequest
 
 Array = NDArray[Any]
-
-
-def simulations_on(
-    cluster: Cluster, workers: int, tell: Callable[[str], None]
-) -> Callable[[TrainRequest], SimulationsElsewhere]:
-    """Return what makes a training's simulations on ``cluster``, spread over ``workers``."""
-    return lambda request: RaySimulations(cluster, request, workers, tell)
 
 
 class RaySimulations(SimulationsElsewhere):
@@ -35,8 +28,6 @@ class RaySimulations(SimulationsElsewhere):
     def __init__(
         self, cluster: Cluster, request: TrainRequest, workers: int, tell: Callable[[str], None], cores_each: int = 1
     ) -> None:
-        if request.settings.algo != "ppo":
-            raise BadInput(f"--algo {request.settings.algo}: does not go with --ray, which trains ppo")
         super().__init__(request.settings.envs, *spaces_of(request.machine))
         self.truth = {}
         self.env = SimpleNamespace(
@@ -45,22 +36,19 @@ class RaySimulations(SimulationsElsewhere):
         self.crew = Crew(cluster, request, shares(request.settings.envs, workers), tell, cores_each)
         self._running: Array = np.zeros((self.num_envs, 2))
         self._waiting: dict[str, Array] | None = None
-        self._latest: tuple[Array, Array] | None = None
+        self._model: Any = None
 
     def begin(self) -> Array:
         """Begin episodes everywhere, staggered; return the observations (num_envs, observation)."""
-        observations, starts = zip(*self.crew.begun(), strict=True)
-        self._latest = np.concatenate(observations), np.concatenate(starts)
-        return self._latest[0]
+        return np.concatenate([observation for observation, _ in self.crew.begun()])
 
     def play(self, model: Any, callback: Any, steps: int) -> bool:
         """Fill ``model.played`` with ``steps`` control periods of every simulation that is there."""
         self._go_on_from_checkpoint(model)
         callback.on_rollout_start()
-        vector = np.array(model.networks.actor_adam.parameters.value)
-        got = self.crew.play(Weights(vector, model.used(), len(model.lesson_rows), model.num_timesteps, steps))
-        fragments = list(got.values())
-        model.played = joined([fragment.played for fragment in fragments])
+        weights = Weights(model.shared(), model.used(), len(model.lesson_rows), model.num_timesteps, steps)
+        fragments = list(self.crew.play(weights).values())
+        model.played = joined([cast("Rollout", fragment.played) for fragment in fragments])
         model._last_obs = np.concatenate([fragment.observation for fragment in fragments])
         model._last_episode_starts = np.concatenate([fragment.starts for fragment in fragments])
         model.num_timesteps += model.played.rewards.size
@@ -71,10 +59,11 @@ class RaySimulations(SimulationsElsewhere):
         return True
 
     def _state(self) -> dict[str, Array]:
-        """The state that one native batch of all simulations would have."""
+        """The state that one native batch of all simulations would have; the learner's observations become those of that state."""
         told = self.crew.state()
-        self._running = np.concatenate([running for _, running in told])
-        return {name: np.concatenate([state[name] for state, _ in told]) for name in told[0][0]}
+        states, *others = zip(*told, strict=True)
+        self._running, self._model._last_obs, self._model._last_episode_starts = map(np.concatenate, others)
+        return {name: np.concatenate([state[name] for state in states]) for name in states[0]}
 
     def _restore(self, state: dict[str, Array]) -> None:
         if any(len(value) != self.num_envs for value in state.values()):
@@ -83,6 +72,7 @@ class RaySimulations(SimulationsElsewhere):
 
     def _go_on_from_checkpoint(self, model: Any) -> None:
         """Hand the workers their parts of a checkpoint, when all of it is known."""
+        self._model = model
         if self._waiting is None:
             return
         self.begin()

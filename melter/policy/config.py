@@ -161,6 +161,9 @@ class TrpoConfig(Taught):
 class OffPolicy(Config):
     """An algorithm that learns from a replay buffer."""
 
+    weighs: ClassVar[bool] = True
+    """Whether its losses can weigh transitions, as drawing by priority needs."""
+
     envs: int = 64
     learning_rate: float = 5e-4
     batch_size: int = 1024
@@ -177,6 +180,19 @@ class OffPolicy(Config):
     """Control periods of reward in each target."""
     tau: float = 0.005
     """Share of the critic that enters its slow copy with each gradient step."""
+    priority: float = 0.0
+    """Transitions are drawn in proportion to this power of their last error (Schaul et al. 2016); 0: all alike."""
+    priority_correction: float = 0.4
+    """How far the losses make up for that, 0 to 1."""
+    ahead: float = 1.0
+    """With --ray: how many times as many control steps as without may be played for each gradient step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.priority > 0 and not self.weighs:
+            raise BadInput(
+                f"priority = {self.priority:g}: must be 0 for {self.algo}, whose losses do not weigh transitions"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +218,7 @@ class TqcConfig(Entropic):
 
     algo: ClassVar[str] = "tqc"
     needs_contrib: ClassVar[bool] = True
+    weighs: ClassVar[bool] = False
 
     top_quantiles_to_drop_per_net: int = 2
 
@@ -212,6 +229,7 @@ class CrossqConfig(Entropic):
 
     algo: ClassVar[str] = "crossq"
     needs_contrib: ClassVar[bool] = True
+    weighs: ClassVar[bool] = False
 
     gradient_steps: int = 4
     policy_delay: int = 3

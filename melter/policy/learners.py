@@ -192,7 +192,9 @@ def _off_policy(
         env,
         learning_rate=config.learning_rate,
         buffer_size=config.buffer_size,
-        learning_starts=config.learning_starts,
+        learning_starts=max(
+            config.learning_starts, config.envs
+        ),  # what the first step leads to is known after the second
         batch_size=config.batch_size,
         gamma=config.gamma,
         train_freq=1,
@@ -203,7 +205,7 @@ def _off_policy(
         **given,
     )
     model.follow(share, config.rate_at)
-    model.use_replay(config.buffer_size, config.n_step_return)
+    model.use_replay(config.buffer_size, config.n_step_return, config.priority, config.priority_correction)
     model.starter, model.start_noise = Servo(env.env.batch.machine).act, config.start_noise
     if isinstance(config, DdpgConfig):
         model.explore_noise = config.action_noise

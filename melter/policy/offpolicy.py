@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import RolloutReturn
 from torch.nn import functional
 
 from melter.policy.budget import Budgeted
+from melter.policy.elsewhere import SimulationsElsewhere
 from melter.policy.replay import Replay
 
 _HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
@@ -31,19 +32,38 @@ class FastOffPolicy(Budgeted):
     """Standard deviation of the noise on the starter's actions."""
     explore_noise = 0.0
     """Standard deviation of the noise on the policy's actions."""
-    n_step_return = 1
+    explore_scale = 1.0
+    """Factor on all exploration; workers that play for a learner have one each."""
+    prioritised = False
+    """Whether transitions are drawn by priority."""
 
     def _setup_model(self: Any) -> None:
         super()._setup_model()  # type: ignore[misc]
         self.rng = np.random.default_rng(self.seed)
 
-    def use_replay(self: Any, size: int, n_steps: int) -> None:
+    def use_replay(self: Any, size: int, n_steps: int, priority: float = 0.0, correction: float = 0.0) -> None:
         """Keep ``size`` transitions, in a buffer that is made for many simulations."""
         spaces = self.observation_space, self.action_space
-        self.replay_buffer = Replay(size, spaces, self.n_envs, self.rng, n_steps, self.gamma)
+        self.replay_buffer = Replay(size, spaces, self.n_envs, self.rng, n_steps, self.gamma, priority, correction)
+        self.prioritised = priority > 0
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "start_noise", "explore_noise", "n_step_return", "action_noise"]
+        return [
+            *super()._excluded_save_params(),
+            "start_noise",
+            "explore_noise",
+            "explore_scale",
+            "prioritised",
+            "action_noise",
+        ]
+
+    def shared(self: Any) -> dict[str, Any]:
+        """Return what a copy elsewhere needs to act like this: the actor's weights, as arrays by name."""
+        return {name: value.numpy().copy() for name, value in self.actor.state_dict().items()}
+
+    def act_like(self: Any, shared: dict[str, Any]) -> None:
+        """Act with the weights that :meth:`shared` gave."""
+        self.actor.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in shared.items()})
 
     def collect_rollouts(
         self: Any,
@@ -55,8 +75,12 @@ class FastOffPolicy(Budgeted):
         learning_starts: int = 0,
         log_interval: int | None = None,
     ) -> RolloutReturn:
-        """Play ``train_freq`` steps of all simulations into the replay buffer."""
+        """Play ``train_freq`` steps of all simulations into the replay buffer, or take in what was played elsewhere."""
         del action_noise, log_interval
+        if isinstance(env, SimulationsElsewhere):
+            env.play(self, callback, train_freq.frequency)
+            return RolloutReturn(env.num_envs, 0, continue_training=True)
+        self.policy.set_training_mode(False)
         callback.on_rollout_start()
         for _ in range(train_freq.frequency):
             observation = np.asarray(self._last_obs)
@@ -85,11 +109,24 @@ class FastOffPolicy(Budgeted):
                     else self._drawn(observation)
                 )
             noise = self.explore_noise
+        noise *= self.explore_scale
         noisy = action + noise * self.rng.standard_normal(action.shape, dtype=np.float32)
         return np.clip(noisy, -1.0, 1.0).astype(np.float32)
 
     def _drawn(self: Any, observation: Any) -> Any:
-        return self.actor(torch.from_numpy(observation), deterministic=False).numpy()
+        if self.explore_scale == 1.0:
+            return self.actor(torch.from_numpy(observation), deterministic=False).numpy()
+        mean, log_std, _ = self.actor.get_action_dist_params(torch.from_numpy(observation))
+        return torch.tanh(mean + self.explore_scale * log_std.exp() * torch.randn_like(mean)).numpy()
+
+    def _squares(self: Any, values: Any, target: torch.Tensor, data: Any) -> Any:
+        """Sum of the critics' squared errors; where transitions are drawn by priority, they are weighed and their errors noted."""
+        if not self.prioritised:
+            return sum(functional.mse_loss(value, target) for value in values)
+        errors = [value - target for value in values]
+        mean = torch.stack([error.detach().abs() for error in errors]).mean(0)[:, 0]
+        self.replay_buffer.learnt(data.places, mean.numpy())
+        return sum((data.weights * error.square()).mean() for error in errors)
 
     def dump_logs(self: Any) -> None:
         """Write what was recorded; episodes are told by the keeper."""
@@ -141,7 +178,8 @@ class FastSAC(FastOffPolicy, SAC):
             following, next_log_prob = self._draw(data.next_observations)
             value = torch.minimum(*self.critic_target(data.next_observations, following)) - weight * next_log_prob
             target = data.rewards + (1 - data.dones) * _discount(data, self.gamma) * value
-        critic_loss = 0.5 * _squares(self.critic(data.observations, data.actions), target)
+        values = self.critic(data.observations, data.actions)
+        critic_loss = 0.5 * self._squares(values, target, data)
         self.critic.optimizer.zero_grad()
         critic_loss.backward()
         self.critic.optimizer.step()
@@ -192,7 +230,7 @@ class FastTD3(FastOffPolicy, TD3):
             values = self.critic_target(data.next_observations, following)
             value = torch.minimum(*values) if len(values) == 2 else values[0]
             target = data.rewards + (1 - data.dones) * _discount(data, self.gamma) * value
-        loss = _squares(self.critic(data.observations, data.actions), target)
+        loss = self._squares(self.critic(data.observations, data.actions), target, data)
         self.critic.optimizer.zero_grad()
         loss.backward()
         self.critic.optimizer.step()
@@ -228,10 +266,6 @@ class _frozen:  # noqa: N801 (used as a statement)
 
 def _discount(data: Any, gamma: float) -> Any:
     return gamma if data.discounts is None else data.discounts
-
-
-def _squares(values: Any, target: torch.Tensor) -> Any:
-    return sum(functional.mse_loss(value, target) for value in values)
 
 
 @torch.no_grad()

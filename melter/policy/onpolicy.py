@@ -96,6 +96,14 @@ class FastOnPolicy(Budgeted):
         )
         return [*super()._excluded_save_params(), *own]
 
+    def shared(self: Any) -> dict[str, Any]:
+        """Return what a copy elsewhere needs to act like this: all of the actor's parameters, in one vector."""
+        return {"actor": np.array(self.networks.actor_adam.parameters.value)}
+
+    def act_like(self: Any, shared: dict[str, Any]) -> None:
+        """Act with the parameters that :meth:`shared` gave."""
+        self.networks.actor_adam.parameters.value[...] = shared["actor"]
+
     @property
     def taught(self) -> bool:
         """Whether the actor still learns from the teacher."""

@@ -38,6 +38,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "target_noise_clip": (0, 1),
     "target_entropy": (-200, 50),
     "log_std_init": (-20, 2),
+    "priority": (0, 1),
+    "priority_correction": (0, 1),
+    "ahead": (1, 1e6),
 }
 """Lowest and highest value, both allowed."""
 ABOVE_ZERO: dict[str, float] = {

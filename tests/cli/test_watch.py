@@ -254,7 +254,6 @@ def test_a_store_that_fails_later_costs_no_training(
         (["--workers", "2"], "--workers"),
         (["--ray", "nowhere"], "HOST:PORT"),
         (["--ray", "127.0.0.1:1"], "127.0.0.1:1"),
-        (["--ray", "--algo", "sac", "--preset", "smoke"], "sac"),
     ],
 )
 @pytest.mark.usefixtures("quick")

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,16 @@ import pytest
 
 from melter.cluster import crew as crews
 from melter.cluster import ray_link
-from melter.cluster.player import Share, about
+from melter.cluster.player import Share, Weights, about
 from melter.cluster.ray_link import Cluster, join, leave
-from melter.cluster.simulations import RaySimulations, simulations_on
+from melter.cluster.simulations import RaySimulations
+from melter.cluster.stream import Stream
+from melter.cluster.streamed import StreamedSimulations, simulations_on
+from melter.env import sb3_vec_env
 from melter.errors import BadInput
 from melter.policy import train as training
+from melter.policy.config import algo_config
+from melter.policy.learners import make_learner
 from melter.policy.request import TrainRequest
 from melter.safety.bundle import load_policy
 
@@ -64,6 +70,53 @@ def test_a_killed_worker_is_replaced_and_the_run_goes_on(
     assert (tmp_path / "progress.csv").read_text().count("\n") > 2
 
 
+OFF_POLICY = ("envs=8", "batch_size=64", "groups=2", "learning_starts=256", "priority=0.6")
+
+
+def test_off_policy_learners_lose_a_worker_and_go_on_without_ray(
+    cluster: Cluster, request_of: RequestOf, tmp_path: Path
+) -> None:
+    """What the lost worker had not sent is all that is missing; the checkpoint is one that any training goes on from."""
+    made: list[StreamedSimulations] = []
+    told: list[str] = []
+    killed: list[int] = []
+
+    def make(request: TrainRequest) -> StreamedSimulations:
+        made.append(StreamedSimulations(cluster, request, 2, told.append))
+        return made[0]
+
+    def on_progress(_: training.Progress) -> None:
+        if not killed:
+            killed.append(made[0].crew.pids()[1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    settings = algo_config("td3", "smoke", OFF_POLICY)
+    request = request_of(steps=6000, settings=settings)
+    result = training.train(request, tmp_path, on_progress, lambda _: None, simulations=make)
+    assert result.steps >= 6000
+    assert any("worker 1: lost" in line for line in told)
+    assert not any("worker 0" in line for line in told)
+    further = training.train(replace(request, steps=result.steps + 200), tmp_path, lambda _: None, resume=True)
+    assert further.steps == result.steps + 200
+    assert load_policy(tmp_path).manifest.algorithm == "td3"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("algo", ["a2c", "trpo", "sac", "ddpg", "tqc", "crossq"])
+def test_every_algorithm_trains_on_workers(cluster: Cluster, request_of: RequestOf, tmp_path: Path, algo: str) -> None:
+    """And goes on with other workers."""
+    pytest.importorskip("sb3_contrib")
+    words = ("envs=8", "groups=2") if algo in ("a2c", "trpo") else OFF_POLICY[:-1]
+    words = ("batch_size=64", *words) if algo == "trpo" else words
+    request = request_of(settings=algo_config(algo, "smoke", words), steps=2000)
+    training.train(request, tmp_path, lambda _: None, simulations=simulations_on(cluster, 2, lambda _: None))
+    more = replace(request, steps=4000)
+    make = simulations_on(cluster, 3, lambda _: None)
+    result = training.train(more, tmp_path, lambda _: None, resume=True, simulations=make)
+    assert result.steps >= 4000
+    assert (tmp_path / "model.zip").is_file()
+
+
 @pytest.mark.long
 def test_stopped_and_resumed_is_the_same_training(cluster: Cluster, request_of: RequestOf, tmp_path: Path) -> None:
     make = simulations_on(cluster, 2, lambda _: None)
@@ -95,6 +148,29 @@ def test_a_run_goes_on_without_ray(cluster: Cluster, request_of: RequestOf, tmp_
     assert result.steps >= 1500
     result = training.train(request_of(steps=2000), tmp_path, lambda _: None, resume=True, simulations=make)
     assert result.steps >= 2000
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("moment", ["before", "while it plays"])
+def test_a_checkpoint_bears_the_loss_of_a_worker(cluster: Cluster, request_of: RequestOf, moment: str) -> None:
+    """Its simulations are those of the worker that takes its place."""
+    told: list[str] = []
+    settings = algo_config("td3", "smoke", OFF_POLICY)
+    made = StreamedSimulations(cluster, request_of(settings=settings), 2, told.append)
+    made.begin()
+    victim, stream = made.crew.pids()[1], Stream(made.crew)
+    if moment == "while it plays":
+        model = make_learner(settings, sb3_vec_env(8), 0, 1, lambda: 0.5)
+        stream.ask(lambda: Weights(model.shared(), 0.5, 0, 1000, 256))
+    os.kill(victim, signal.SIGKILL)
+    states = made.crew.state()
+    assert [observation.shape[0] for _, _, observation, _ in states] == [4, 4]
+    assert told == [told[0], "worker 1: replaced, plays again"]
+    assert "worker 1: lost" in told[0]
+    got = stream.take(wait=True) if moment == "while it plays" else []
+    assert all(number == 0 for number, _ in got)
+    assert len(told) == 2  # the lost worker's fragment is not counted as another loss
+    made.close()
 
 
 def test_another_version_on_a_node_is_refused(

@@ -62,7 +62,9 @@ def submit(text: str, tmp_path: Path, nodes: int, **stands: str) -> subprocess.C
     )
 
 
-@pytest.mark.parametrize("more", [{}, {"out": "s3://bucket/it's mine"}, {"setup": ("source a/b", "module load x")}])
+@pytest.mark.parametrize(
+    "more", [{}, {"out": "s3://bucket/it's mine"}, {"setup": ("source a/b", 'source "$HOME/c"', "module load x")}]
+)
 def test_shellcheck_has_nothing_to_say(more: dict[str, object], tmp_path: Path) -> None:
     checker = shutil.which("shellcheck") or str(Path(sys.executable).with_name("shellcheck"))
     if not Path(checker).exists():
@@ -72,7 +74,7 @@ def test_shellcheck_has_nothing_to_say(more: dict[str, object], tmp_path: Path) 
     )  # type: ignore[arg-type]
     file = tmp_path / "job.sh"
     file.write_text(script(job))
-    done = subprocess.run([checker, "-e", "SC1091", str(file)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([checker, str(file)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout
     subprocess.run(["bash", "-n", str(file)], check=True, timeout=10)
 
@@ -202,7 +204,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["script"].startswith("#!/bin/bash")
     for bad in (
-        ["--", "--algo", "sac"],
+        ["--", "--algo", "sacc"],
         ["--", "--set", "gamm=1"],
         ["--", "--nosuch"],
         ["--", "--out", "x"],
