@@ -102,7 +102,7 @@ def run(argv: list[str]) -> int:
 
 def _run(options: Real, machine: Machine, path: SandPath, policy: LoadedPolicy, sky: Sky) -> int:
     """Open camera and port, preflight, run, report."""
-    from melter.cli.real_figures import before_and_after, learner_for
+    from melter.cli.real_figures import before_and_after, learner_for, take_up_pole
     from melter.cli.real_preflight import require_parked, told, wait_for_key, write_pictures
     from melter.cli.real_show import Show
     from melter.hw.drivers import make_driver
@@ -183,6 +183,7 @@ def _run(options: Real, machine: Machine, path: SandPath, policy: LoadedPolicy, 
             hands=keys,
             learner=learner,
         )
+        take_up_pole(session, options.learned)
         session.on_tick = Show(session, view, known, kept, teller.tell)
         _wait_for_patch(watcher)
         max_s = None if options.minutes is None else options.minutes * 60

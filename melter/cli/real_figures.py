@@ -36,6 +36,21 @@ def learner_for(machine: Machine, *, no_learn: bool, learned: str | None) -> Ada
     return learner
 
 
+def take_up_pole(session: Session, learned: str | None) -> None:
+    """Let a session without a place begin with the celestial pole that an earlier run found, if it did."""
+    import json
+
+    import numpy as np
+
+    if session.pole is None or learned is None:
+        return
+    given = Path(learned)
+    table = json.loads((given / "learned.json" if given.is_dir() else given).read_text(encoding="utf-8"))
+    pole = np.array(table.get("pole_world", []), dtype=float)
+    if pole.shape == (3,) and np.isfinite(pole).all() and np.linalg.norm(pole) < 1.5:
+        session.pole.take_up(pole)
+
+
 def before_and_after(learner: Adapter | None, session: Session, folder: Path) -> dict[str, Any]:
     """Return error figures before and after learning, and what was learnt, which goes into a file of its own as well."""
     from melter.policy.files import write_json
@@ -46,7 +61,8 @@ def before_and_after(learner: Adapter | None, session: Session, folder: Path) ->
     whole = figures(result, rate_hz, first, late_s=late_s)
     if learner is None:
         return {"before": whole, "after": None, "learned": None}
-    write_json(folder / "learned.json", plain(learner.as_table()))
+    pole = {} if session.pole is None else {"pole_world": session.pole.pole_world, "pole_sd": session.pole.sd}
+    write_json(folder / "learned.json", plain(learner.as_table() | pole))
     learned = {
         "file": str(folder / "learned.json"),
         "share": learner.share,

@@ -20,6 +20,8 @@ ANYWHERE_WORLD = np.array([0.0, 0.83, 0.0])
 """The mean pole (east, north, up) of all latitudes up to 60 degrees: what is taken where nothing is known."""
 ANYWHERE_SD = np.array([0.35, 0.53])
 """How far north and up component may well be from it. The first one is wide enough for a sun that stands, a lamp."""
+FOUND_SD = 0.1
+"""How far what an earlier run found may well be from it."""
 OFFSET_M, SLOPE_M, CURVE_M = 0.010, 0.003, 0.001
 """How large offset, slope and curve over half the bed may well be."""
 NOISE_M, CORRELATED_S = 0.0004, 2.0
@@ -41,6 +43,12 @@ class PoleFinder:
         self._state = np.array([*[0.0] * (2 * PLACE), *ANYWHERE_WORLD[1:]])
         self._covariance = np.diag(np.square([*place, *place, *ANYWHERE_SD]))
         self.pole_world = ANYWHERE_WORLD.copy()
+
+    def take_up(self, pole_world: Array) -> None:
+        """Begin with the (3,) pole that an earlier run found."""
+        self.pole_world = np.array([0.0, *pole_world[1:]])
+        self._state[-2:] = self.pole_world[1:]
+        self._covariance[-2:, -2:] = FOUND_SD**2 * np.eye(2)
 
     @property
     def sd(self) -> float:

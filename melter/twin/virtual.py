@@ -92,7 +92,7 @@ class VirtualTwin:
         self._snapshots: deque[tuple[float, Snapshot]] = deque(maxlen=200)
         self._coming: deque[tuple[float, PatchEstimate]] = deque()
         self._newest: PatchEstimate | None = None
-        self._seen = np.zeros(2)
+        self._seen: list[tuple[float, Array]] = []
         self._waiting = sorted(options.faults, key=lambda fault: fault.at_s)
         self.driver = VirtualDriver(self)
         self.port.to_host += self.firmware.power_up()
@@ -162,13 +162,18 @@ class VirtualTwin:
         self._frames += 1
         estimate = self._estimate(taken[-1])
         if estimate.centre_world_m is not None and taken[-1].peak_w_m2 > IN_FOCUS_W_M2:
-            away = estimate.centre_world_m - taken[-1].spot_world_m
-            self._seen += (1, float(away @ away))
+            self._seen.append((taken[-1].t_s, estimate.centre_world_m - taken[-1].spot_world_m))
         self._coming.append((self._now_s + TRACK_S, estimate))
 
-    def seen_error_mm(self) -> float:
-        """RMS distance of the tracker's centres from the true ones at the frames' moments, in focus, millimetres."""
-        return float(1e3 * np.sqrt(self._seen[1] / max(self._seen[0], 1)))
+    def seen_error_mm(self, over_s: float = 0.0) -> float:
+        """RMS distance of the tracker's centres, or of their means over ``over_s``, from the true ones, in focus, millimetres."""
+        if not self._seen:
+            return 0.0
+        moments, away = (np.array(column) for column in zip(*self._seen, strict=True))
+        if over_s > 0:
+            _, which = np.unique(np.floor(moments / over_s), return_inverse=True)
+            away = np.stack([np.bincount(which, away[:, i]) / np.bincount(which) for i in range(2)], axis=1)
+        return float(1e3 * np.sqrt((away**2).sum(axis=1).mean()))
 
     def _estimate(self, taken: Snapshot) -> PatchEstimate:
         if self.tracker is not None:

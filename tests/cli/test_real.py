@@ -183,7 +183,7 @@ def test_figures_before_and_after_learning(corner8: Machine, tmp_path: Path) -> 
     result = Result()
     for error_mm in [100.0] * 40 + [3.0] * 600 + [50.0] * 20 + [1.0] * 1300:
         result.note_error(np.array([error_mm * 1e-3, 0.0]), np.zeros(2))
-    session: Any = SimpleNamespace(machine=corner8, result=result, learning_from=640)
+    session: Any = SimpleNamespace(machine=corner8, result=result, learning_from=640, pole=None)
     table = real_figures.before_and_after(Adapter(corner8), session, tmp_path)
     assert table["before"]["rms_mm"] == pytest.approx(3)
     assert table["after"]["rms_mm"] == table["after"]["smooth_rms_mm"] == pytest.approx(1)
@@ -205,3 +205,19 @@ def test_what_was_learnt_on_another_machine_is_refused(corner8: Machine, tmp_pat
             real_figures.learner_for(corner8, no_learn=False, learned=str(tmp_path))
     with pytest.raises(BadInput, match="--no-learn"):
         real_figures.learner_for(corner8, no_learn=True, learned=str(tmp_path))
+
+
+def test_the_pole_of_an_earlier_run_is_where_the_next_one_begins(corner8: Machine, tmp_path: Path) -> None:
+    from melter.cli.real_figures import take_up_pole
+    from melter.loop.pole import ANYWHERE_WORLD, PoleFinder
+
+    session: Any = SimpleNamespace(pole=PoleFinder(corner8, np.array([0.0, 0.0, 1.0])))
+    take_up_pole(session, None)
+    for strange in ({}, {"pole_world": [0.0, 9.0, 0.0]}, {"pole_world": [0.0, None, 1.0]}, {"pole_world": 3}):
+        (tmp_path / "learned.json").write_text(json.dumps(strange), encoding="utf-8")
+        take_up_pole(session, str(tmp_path))
+        np.testing.assert_array_equal(session.pole.pole_world, ANYWHERE_WORLD)
+    (tmp_path / "learned.json").write_text(json.dumps({"pole_world": [0.0, 0.6, 0.8]}), encoding="utf-8")
+    take_up_pole(session, str(tmp_path))
+    np.testing.assert_array_equal(session.pole.pole_world, [0.0, 0.6, 0.8])
+    take_up_pole(SimpleNamespace(pole=None), str(tmp_path))  # type: ignore[arg-type]

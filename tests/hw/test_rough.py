@@ -147,7 +147,7 @@ def test_a_jog_that_crawls_is_given_up():
         return data
 
     line.to_board = damage
-    session = in_place(line, "noise: of the test")
+    in_place(line, "noise: of the test")
     total = lower(line, 1.5)
     line.run(3.0)
     assert not lost_digit

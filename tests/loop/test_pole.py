@@ -65,6 +65,14 @@ def test_an_offset_of_the_place_alone_moves_no_sun_far() -> None:
     assert drift_left_m_s(velocity, 40.0, sun) <= 0.03e-3
 
 
+def test_what_an_earlier_run_found_is_where_the_next_one_begins() -> None:
+    sun = sun_direction_world(np.radians(20.0), np.radians(180.0))
+    finder, pole = PoleFinder(MACHINE, sun), np.array([0.0, 0.6, 0.8])
+    finder.take_up(pole)
+    np.testing.assert_array_equal(finder.pole_world, pole)
+    assert finder.sd == pytest.approx(0.1 * np.sqrt(2))
+
+
 def test_what_was_found_is_taken_up_slowly() -> None:
     sun = sun_direction_world(np.radians(20.0), np.radians(180.0))
     finder = PoleFinder(MACHINE, sun)
