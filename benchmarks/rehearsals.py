@@ -73,6 +73,7 @@ class Job:
     path: str
     used: str = "corner8"
     report: str | None = None
+    still: bool = False
 
 
 class Mended(RealRobot):
@@ -150,6 +151,8 @@ def run(job: Job) -> dict[str, Any]:
             on_tick=strike,
             learner=adapter,
         )
+        if job.still:
+            session.pole = session.sun.pole_world = None
         result = session.run(60 * job.minutes)
     good, t_s, error_m = spot_errors(lines.ticks, twin.truth)
     host_s = np.array([line["host_s"] for line in twin.truth])[good]
@@ -203,6 +206,7 @@ def main() -> None:
     parser.add_argument("--only-learning", action="store_true", help="leave out the runs without learning")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--event", choices=("gust", "gain"))
+    parser.add_argument("--still", action="store_true", help="hold the controller's sun still")
     parser.add_argument("--json", help="file for all figures")
     options = parser.parse_args()
     jobs = [
@@ -218,6 +222,7 @@ def main() -> None:
             options.path,
             options.used,
             options.report,
+            options.still,
         )
         for seed in range(options.first, options.first + options.seeds)
         for learn in ((True,) if options.only_learning else (False, True))

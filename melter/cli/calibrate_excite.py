@@ -110,7 +110,7 @@ class ExcitingSession(Session):
         """To the start below focus: nowhere on the way is the light sharp."""
         lens = self.machine.lens
         shorter = lens.model_copy(update={"focal_length_m": lens.focal_length_m - DROP_M})
-        sun_rad = self._sun.angles_rad(self._next_s - self._sun_since_s)
+        sun_rad = self.sun.angles_rad(self._next_s - self._sun_since_s)
         lowered = self.machine.model_copy(update={"lens": shorter})
         transit = Transit(lowered, sun_rad, self._excitation.spot_world_m(0.0), self.gate.park_lengths_m)
         self.recorder.write("event", event="transit", duration_s=transit.duration_s)

@@ -167,12 +167,12 @@ class Session:
         self._shadow, self._hands, self._learner = shadow, hands, learner
         self.timing = timing or Timing(machine.control.period_s)
         self._builder = ObservationBuilder(machine)
-        self._sun, self._sun_since_s = Sun(self._builder, sun_rad, latitude_rad), self._clock.now()
-        self._reference = self._sun.reference(0.0)
+        self.sun, self._sun_since_s = Sun(self._builder, sun_rad, latitude_rad), self._clock.now()
+        self._reference = self.sun.reference(0.0)
         self.pole: PoleFinder | None = None
         """Who finds out how the sun moves, where nobody has told."""
         if latitude_rad is None:
-            self._sun.pole_world = ANYWHERE_WORLD
+            self.sun.pole_world = ANYWHERE_WORLD
             self.pole = None if learner is None else PoleFinder(machine, self._reference.sun_world)
         self._commands = np.zeros((COMMANDS_KEPT, WINCH_COUNT))
         self._memory = Memory.empty()
@@ -268,7 +268,7 @@ class Session:
     def _arm(self, rested: tuple[Reading, Array]) -> None:
         reading, speeds = rested
         self._next_s = self._clock.now()
-        self._reference = self._sun.reference(self._next_s - self._sun_since_s)
+        self._reference = self.sun.reference(self._next_s - self._sun_since_s)
         self.gate.arm(self._next_s, reading.lengths_m, speeds_m_s=speeds, sun_world=self._reference.sun_world)
         self.recorder.write("event", event="armed", lengths_m=reading.lengths_m)
         self._newer_than(self._next_s)
@@ -284,7 +284,7 @@ class Session:
         return reading
 
     def _go_to_work(self) -> None:
-        sun_rad = self._sun.angles_rad(self._next_s - self._sun_since_s)
+        sun_rad = self.sun.angles_rad(self._next_s - self._sun_since_s)
         start = self.path.target_world_m(self._path_from_s)
         transit = Transit(self.machine, sun_rad, start, self.gate.park_lengths_m)
         self.recorder.write("event", event="transit", duration_s=transit.duration_s)
@@ -360,7 +360,7 @@ class Session:
             return
         t_s = now_s - self._sun_since_s - float(reading.measurement.patch_age_s)
         self.pole.see(t_s, self._memory.spots_m[0], self._memory.offset_m[:, 0], self._reference.sun_world)
-        self._sun.pole_world = self.pole.pole_world
+        self.sun.pole_world = self.pole.pole_world
 
     def _note_learning(self, share: float) -> None:
         if share > 0 and self.learning_from is None:
@@ -433,7 +433,7 @@ class Session:
             self.result.late += 1
             self._next_s = now_s
         self._heed()
-        self._reference = self._sun.reference(now_s - self._sun_since_s)
+        self._reference = self.sun.reference(now_s - self._sun_since_s)
         if now_s - self._sun_told_s > SUN_TOLD_S:
             self._sun_told_s = now_s
             self.gate.follow_sun(self._reference.sun_world, now_s)
