@@ -37,6 +37,8 @@ The way stays the approved one: a jog never ends beyond the sum of what was appr
 PIECE_PERIODS = 2.5
 """What was held up longer is sent in pieces: behind a long jog the next one comes too late, and the board stops. So short
 that the board brakes for the end of one while the next is under way, it falls behind at high speed."""
+SMALL_UM = 100
+"""What is less is no motion to be sent in pieces: below a step each, they would take longer than they are approved for."""
 APPROVED_S = 1.0
 """How long ago lately is."""
 CREEP_UM_S = 1000.0
@@ -225,7 +227,10 @@ class JogStream:
         duration_s = max(
             self.pending_s / (CATCH_UP if self._late() else 1.0), self._shortest_s(ahead_um, now_s), SHORTEST_S
         )
-        share = min(1.0, PIECE_PERIODS * self._period_s / duration_s)
+        longest_s = PIECE_PERIODS * self._period_s
+        if np.abs(ahead_um).max() < SMALL_UM:  # held up for long, and next to nothing: all of it at once
+            duration_s = max(min(duration_s, longest_s), self._shortest_s(ahead_um, now_s), SHORTEST_S)
+        share = min(1.0, longest_s / duration_s)
         piece_um = np.trunc(ahead_um * share).astype(np.int64)
         if share < 1.0 and piece_um.any():
             ahead_um, duration_s = piece_um, duration_s * share

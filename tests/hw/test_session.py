@@ -452,3 +452,16 @@ def test_what_is_sent_is_what_the_jog_encoder_makes():
     line = Virtual()
     counts = np.arange(8) * 100 - 250
     assert line.session.push(counts, 0.02, 0.0) == jog_line(counts, 0.02)
+
+
+@pytest.mark.parametrize("speed_um_s", [3.0, 25.0, 100.0])
+def test_motion_of_less_than_a_step_a_period_does_not_fall_behind(speed_um_s):
+    """While a cloud is waited for, the sun moves on, and the lens with it: hundredths of a millimetre a second."""
+    line = Virtual()
+    total = line.drive(
+        lambda t: np.array([0.3, 1.0, -0.4, -1.0, 0.15, -1.1, -0.05, 1.2]) * speed_um_s * 1e-6 * min(1, t), 20.0, 0.05
+    )
+    assert line.session.faults == []
+    assert line.session.stream.pending_s < 0.5
+    line.settle()
+    assert line.error_mm(total) <= 0.02
