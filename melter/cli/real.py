@@ -59,7 +59,7 @@ class Real(Common):
     sun: str | None = None
     """ZENITH,AZIMUTH of the sun (degrees, azimuth clockwise from north), or `now` with --place. Default: the machine file's."""
     place: str | None = None
-    """LATITUDE,LONGITUDE of the machine (degrees, north and east positive). With it the run follows the sun as the sky turns."""
+    """LATITUDE,LONGITUDE of the machine (degrees, north and east positive): how the sun moves. Without it, the light has to tell."""
     keep_frames: float = 1.0
     """Keep a frame every so many seconds (s), and ten a second in the 5 s before and after a fault; 0 keeps none."""
     recover: bool = False

@@ -27,7 +27,7 @@ class Sky:
     sun_rad: tuple[float, float]
     """Zenith, azimuth."""
     latitude_rad: float | None
-    """None: not known, and the sun is held still."""
+    """None: not known; the light tells how the sun moves."""
 
 
 def sky_of(sun: str | None, place: str | None, machine: Machine) -> Sky:
