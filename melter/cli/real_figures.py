@@ -31,9 +31,14 @@ def learner_for(machine: Machine, *, no_learn: bool, learned: str | None) -> Ada
         return None
     learner = Adapter(machine, AdaptSettings(watch_s=ZERO_SHOT_S if learned is None else WARM_S))
     if learned is not None:
-        given = Path(learned)
-        learner.take_up(given / "learned.json" if given.is_dir() else given)
+        learner.take_up(_learned_file(learned))
     return learner
+
+
+def _learned_file(learned: str) -> Path:
+    """The file that --learned names, itself or by its run folder."""
+    given = Path(learned)
+    return given / "learned.json" if given.is_dir() else given
 
 
 def take_up_pole(session: Session, learned: str | None) -> None:
@@ -44,8 +49,7 @@ def take_up_pole(session: Session, learned: str | None) -> None:
 
     if session.pole is None or learned is None:
         return
-    given = Path(learned)
-    table = json.loads((given / "learned.json" if given.is_dir() else given).read_text(encoding="utf-8"))
+    table = json.loads(_learned_file(learned).read_text(encoding="utf-8"))
     pole = np.array(table.get("pole_world", []), dtype=float)
     if pole.shape == (3,) and np.isfinite(pole).all() and np.linalg.norm(pole) < 1.5:
         session.pole.take_up(pole)

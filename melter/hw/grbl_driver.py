@@ -65,6 +65,17 @@ def zero_after(
     return (zero_um if follows else zero_um + moved_um), follows
 
 
+def after_a_look(
+    board: Board, before: MotorStatus, zero_um: Micrometres, machine: Machine, now_s: float
+) -> tuple[RoughSession, Micrometres]:
+    """Return what goes on after port and board were looked at anew, and the zero (8,) to count from; see :func:`zero_after`."""
+    position_um = board.winch_positions_um(machine)
+    zero_um, follows = zero_after(before, position_um, zero_um, machine)
+    session = RoughSession(machine, board.facts(machine), position_um, now_s, plan_um=position_um)
+    session.position_trusted = before.position_trusted and follows
+    return session, zero_um
+
+
 class GrblDriver:
     """Eight winches behind a grblHAL board on ``port``; opens nothing until ``connect``.
 
@@ -174,7 +185,7 @@ class GrblDriver:
                 board, talk = self._open(wake_s=max(0.3, deadline_s - self._clock()))
                 if board.alarm is not None:
                     talk.unlock()
-                position_um = board.winch_positions_um(self._machine)
+                session, self._zero_um = after_a_look(board, before, self._zero_um, self._machine, self._clock())
                 break
             except (PortError, LinkFault) as error:
                 self._close_port()
@@ -182,10 +193,6 @@ class GrblDriver:
                     raise LinkFault(f"port {self._device}: not back within {RECOVER_S:g} s: {error}") from None
                 time.sleep(0.1)
         self._giving_up_s = None
-        self._zero_um, follows = zero_after(before, position_um, self._zero_um, self._machine)
-        facts = board.facts(self._machine)
-        session = RoughSession(self._machine, facts, position_um, self._clock(), plan_um=position_um)
-        session.position_trusted = before.position_trusted and follows
         self._past_faults = tuple(dict.fromkeys(before.faults))[:FAULTS_KEPT]
         self._begin(board, session)
 

@@ -19,10 +19,10 @@ from melter.errors import LinkFault, PortError, VisionFault
 from melter.hw.board import settings_for
 from melter.hw.driver import MotorStatus, Promises
 from melter.hw.firmware import Firmware
-from melter.hw.grbl_driver import RECOVER_S, promises_of, zero_after
+from melter.hw.grbl_driver import RECOVER_S, after_a_look, promises_of
 from melter.hw.handshake import Board, Talk
 from melter.hw.link import FAULTS_KEPT, Link
-from melter.hw.rough import RoughSession, take_over
+from melter.hw.rough import take_over
 from melter.hw.serial_port import SerialPort
 from melter.hw.session import Session
 from melter.machine import WINCH_COUNT, Machine
@@ -343,10 +343,7 @@ class VirtualDriver:
                     raise LinkFault(f"port virtual: not back within {RECOVER_S:g} s: {error}") from None
                 twin.sleep_until(twin.now() + 0.1)
         self._giving_up_s = None
-        position_um = board.winch_positions_um(machine)
-        self._session = RoughSession(machine, board.facts(machine), position_um, twin.now(), plan_um=position_um)
-        self._zero_um, follows = zero_after(before, position_um, self._zero_um, machine)
-        self._session.position_trusted = before.position_trusted and follows
+        self._session, self._zero_um = after_a_look(board, before, self._zero_um, machine, twin.now())
 
     def close(self) -> None:
         """Stop."""
